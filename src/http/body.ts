@@ -1,0 +1,44 @@
+import type { IncomingMessage } from 'node:http';
+import { Fault } from '../domain/faults.ts';
+
+/**
+ * Reads a whole request body of at most `bytesMax` bytes.
+ *
+ * @throws Fault RequestEntityTooLargeException as soon as the announced or received size is over the limit; the rest
+ *   stays unread (the server drains or closes). Fault SerializationException when the client stops in mid-body.
+ */
+export function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
+  const tooLarge = (): Fault =>
+    new Fault('RequestEntityTooLargeException', `Request body is larger than ${bytesMax} bytes.`);
+  if (Number(request.headers['content-length'] ?? 0) > bytesMax) return Promise.reject(tooLarge());
+  return new Promise((resolve, reject) => {
+    const chunks: Buffer[] = [];
+    let size = 0;
+    const settle = (): void => {
+      request.off('data', onData).off('end', onEnd).off('error', onError).off('close', onClose);
+    };
+    const onData = (chunk: Buffer): void => {
+      size += chunk.length;
+      if (size > bytesMax) {
+        settle();
+        request.pause();
+        reject(tooLarge());
+      } else chunks.push(chunk);
+    };
+    const onEnd = (): void => {
+      settle();
+      resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size));
+    };
+    const cut = (): Fault =>
+      new Fault('SerializationException', 'The request body ended before it was complete.');
+    const onError = (): void => {
+      settle();
+      reject(cut());
+    };
+    const onClose = (): void => {
+      settle();
+      reject(cut());
+    };
+    request.on('data', onData).on('end', onEnd).on('error', onError).on('close', onClose);
+  });
+}
