@@ -1,0 +1,52 @@
+/** Every limit, with unit and origin. */
+export const LIMITS = {
+  /** Manifest bytes (ecr-api.md §2; OCI recommends at least 4 MiB). */
+  manifestBytesMax: 4_194_304,
+  /** Bytes of one layer: 52,000 MiB (ecr-api.md §8.3). */
+  layerBytesMax: 52_000 * 1_048_576,
+  /** Parts of one layer, and the size InitiateLayerUpload advertises (ecr-api.md §8). */
+  layerPartsMax: 4200,
+  layerPartBytes: 10_485_760,
+  layerPartBytesMax: 20_971_520,
+  layerPartBytesMin: 5 * 1_048_576,
+  /** Tags of one image, images and repositories (ecr-api.md §23). */
+  tagsPerImageMax: 1000,
+  imagesPerRepositoryMax: 100_000,
+  repositoriesMax: 100_000,
+  /** Resource tags of one repository (ecr-api.md §5). */
+  resourceTagsMax: 50,
+  /** Body of an AWS JSON request: a 4 MiB manifest escaped; UploadLayerPart is base64 of 20 MiB (ecr-api.md §1.1). */
+  jsonBodyBytesMax: 8 * 1_048_576,
+  layerPartBodyBytesMax: 32 * 1_048_576,
+  /** Body of an IAM or STS form (iam-sts.md §1.3). */
+  formBodyBytesMax: 1_048_576,
+  /** Entries of one page of tags/list and the catalog (ECR's maxResults). */
+  listPageMax: 1000,
+  /** Registry token lifetime (ecr-api.md §21). */
+  registryTokenMs: 12 * 3_600_000,
+  /** Lifetime of a layer download URL (ecr-api.md §8.5). */
+  downloadUrlMs: 3_600_000,
+  /** Difference of clocks a signature survives (iam-sts.md §1.7). */
+  clockSkewMs: 15 * 60_000,
+  /** An upload nobody continued expires (registry-protocol.md §1.6). */
+  uploadIdleMs: 24 * 3_600_000,
+  /** How long a claim to append to an upload holds without renewal. */
+  uploadWriterMs: 60_000,
+  /** How long content stays that no image refers to, after upload, mount or HEAD; renewed when it would move this much. */
+  blobLeaseMs: 24 * 3_600_000,
+  blobLeaseStepMs: 3_600_000,
+  /** Time between the removal of the last row and of the bytes: longer than a download URL lives. */
+  trashGraceMs: 2 * 3_600_000,
+  /** A stored file unknown to the database is trash once it is this old. */
+  orphanAgeMs: 24 * 3_600_000,
+  /** Slowest acceptable client: silence on a socket in mid-request. */
+  idleSocketMs: 60_000,
+  /** IAM quotas (iam-sts.md §6.8). */
+  usersPerAccountMax: 5000,
+  policiesPerAccountMax: 1500,
+  attachedPoliciesPerUserMax: 10,
+  accessKeysPerUserMax: 2,
+  policyVersionsMax: 5,
+  managedPolicyCharactersMax: 6144,
+  userInlineCharactersMax: 2048,
+} as const;

@@ -1,0 +1,258 @@
+/**
+ * The tables, as Kysely sees them on both databases. Conventions: every entity is keyed by account and region (or by
+ * an id that belongs to one); times are integer milliseconds since the epoch; booleans are 0 or 1; JSON is text; digests
+ * are `sha256:<hex>`; ids are opaque and never reused.
+ */
+import type { Generated } from 'kysely';
+
+export interface Schema {
+  account: AccountTable;
+  revision: RevisionTable;
+  iam_user: IamUserTable;
+  iam_user_tag: IamUserTagTable;
+  iam_access_key: IamAccessKeyTable;
+  iam_policy: IamPolicyTable;
+  iam_policy_tag: IamPolicyTagTable;
+  iam_policy_version: IamPolicyVersionTable;
+  iam_user_policy: IamUserPolicyTable;
+  iam_user_attachment: IamUserAttachmentTable;
+  repository: RepositoryTable;
+  repository_tag: RepositoryTagTable;
+  blob: BlobTable;
+  repository_blob: RepositoryBlobTable;
+  image: ImageTable;
+  image_blob: ImageBlobTable;
+  image_child: ImageChildTable;
+  tag: TagTable;
+  upload: UploadTable;
+  garbage_review: GarbageReviewTable;
+  garbage_trash: GarbageTrashTable;
+}
+
+interface AccountTable {
+  id: string;
+  created_at: number;
+}
+
+/** Counters bumped inside every write of a subject, so that caches know with one small read whether they are current. */
+interface RevisionTable {
+  /** PK. `identity`: users, keys, policies and attachments of all accounts. */
+  subject: string;
+  value: number;
+}
+
+interface IamUserTable {
+  /** PK, `AIDA…` */
+  id: string;
+  account: string;
+  name: string;
+  /** unique (account, name_lower): IAM names are unique ignoring case */
+  name_lower: string;
+  path: string;
+  boundary_arn: string | null;
+  created_at: number;
+}
+
+interface IamUserTagTable {
+  /** PK (user_id, key_lower), FK → iam_user RESTRICT */
+  user_id: string;
+  key_lower: string;
+  key: string;
+  value: string;
+}
+
+interface IamAccessKeyTable {
+  /** PK, `AKIA…` */
+  id: string;
+  account: string;
+  /** FK → iam_user RESTRICT; null for the root credentials of an account */
+  user_id: string | null;
+  /** sealed with the master key (lib/seal.ts) */
+  secret: Uint8Array;
+  status: 'Active' | 'Inactive';
+  created_at: number;
+  last_used_at: number | null;
+  last_used_service: string | null;
+  last_used_region: string | null;
+}
+
+/** Customer-managed policies. AWS-managed ones are data in the code and have no rows. */
+interface IamPolicyTable {
+  /** PK, `ANPA…` */
+  id: string;
+  account: string;
+  name: string;
+  /** unique (account, name_lower) */
+  name_lower: string;
+  path: string;
+  /** unique */
+  arn: string;
+  description: string | null;
+  default_version: number;
+  /** the number of the next version: version numbers are never reused */
+  next_version: number;
+  created_at: number;
+  updated_at: number;
+}
+
+interface IamPolicyTagTable {
+  /** PK (policy_id, key_lower), FK → iam_policy RESTRICT */
+  policy_id: string;
+  key_lower: string;
+  key: string;
+  value: string;
+}
+
+interface IamPolicyVersionTable {
+  /** PK (policy_id, version), FK → iam_policy RESTRICT */
+  policy_id: string;
+  version: number;
+  document: string;
+  created_at: number;
+}
+
+interface IamUserPolicyTable {
+  /** PK (user_id, name), FK → iam_user RESTRICT */
+  user_id: string;
+  name: string;
+  document: string;
+}
+
+interface IamUserAttachmentTable {
+  /** PK (user_id, policy_arn), FK → iam_user RESTRICT; index on policy_arn. AWS-managed ARNs have no policy row. */
+  user_id: string;
+  policy_arn: string;
+  attached_at: number;
+}
+
+interface RepositoryTable {
+  /** PK, opaque */
+  id: string;
+  account: string;
+  region: string;
+  /** unique (account, region, name) */
+  name: string;
+  created_at: number;
+  mutability: 'MUTABLE' | 'IMMUTABLE' | 'IMMUTABLE_WITH_EXCLUSION' | 'MUTABLE_WITH_EXCLUSION';
+  /** JSON array of `{filterType, filter}`, null in the plain modes */
+  exclusion_filters: string | null;
+  scan_on_push: number;
+  encryption_type: 'AES256' | 'KMS' | 'KMS_DSSE';
+  kms_key: string | null;
+  /** name of the content key in the key ring that encrypts its blobs; content is shared only under the same key */
+  content_key: string;
+  /** the repository policy as formatted for return, null when none */
+  policy: string | null;
+}
+
+interface RepositoryTagTable {
+  /** PK (repository_id, key), FK → repository CASCADE */
+  repository_id: string;
+  key: string;
+  value: string;
+}
+
+/** A stored copy of content. INVARIANT: unique (digest, content_key); `storage_key` is never reused. */
+interface BlobTable {
+  /** PK */
+  storage_key: string;
+  digest: string;
+  content_key: string;
+  size: number;
+  created_at: number;
+}
+
+/** The content a repository can see. Lives while an image refers to it or until `leased_until`. */
+interface RepositoryBlobTable {
+  /** PK (repository_id, digest), FK repository_id → repository RESTRICT */
+  repository_id: string;
+  digest: string;
+  /** FK → blob RESTRICT, indexed */
+  storage_key: string;
+  size: number;
+  leased_until: number;
+}
+
+/** A manifest: one image, index or artifact of a repository. */
+interface ImageTable {
+  /** order of pushes inside the database; keyset of listings together with pushed_at. PK. */
+  id: string;
+  /** unique (repository_id, digest), FK repository_id → repository RESTRICT */
+  repository_id: string;
+  digest: string;
+  media_type: string;
+  artifact_type: string | null;
+  subject_digest: string | null;
+  /** manifest bytes as pushed */
+  manifest: Uint8Array;
+  /** imageSizeInBytes (ecr-api.md §6.3) */
+  size: number;
+  pushed_at: number;
+  last_pulled_at: number | null;
+}
+
+/** Content a manifest needs: its config, layers and blobs. FK (repository_id, blob_digest) → repository_blob RESTRICT. */
+interface ImageBlobTable {
+  /** PK (repository_id, image_digest, blob_digest); FK (repository_id, image_digest) → image RESTRICT; index (repository_id, blob_digest) */
+  repository_id: string;
+  image_digest: string;
+  blob_digest: string;
+  media_type: string;
+}
+
+/** Manifests an index needs. FKs (repository_id, parent_digest) and (repository_id, child_digest) → image RESTRICT. */
+interface ImageChildTable {
+  /** PK (repository_id, parent_digest, child_digest); index (repository_id, child_digest) */
+  repository_id: string;
+  parent_digest: string;
+  child_digest: string;
+}
+
+interface TagTable {
+  /** PK (repository_id, name), FK (repository_id, image_digest) → image RESTRICT; index (repository_id, image_digest) */
+  repository_id: string;
+  name: string;
+  image_digest: string;
+  tagged_at: number;
+}
+
+/** An unfinished blob. State is here and bytes in the blob store, so that any process can continue it. */
+interface UploadTable {
+  /** PK, lower-case UUID */
+  id: string;
+  /** FK → repository CASCADE */
+  repository_id: string;
+  storage_key: string;
+  content_key: string;
+  /** committed bytes, and the hex sha256 of exactly these */
+  size: number;
+  sha256: string;
+  /** for the ECR API's rules: number of parts, size of the newest part, whether one before it was under 5 MiB */
+  parts: Generated<number>;
+  last_part_size: Generated<number>;
+  small_part: Generated<number>;
+  /** who appends now, and until when that claim holds; null when nobody */
+  writer: string | null;
+  writer_until: number | null;
+  created_at: number;
+  updated_at: number;
+  /** set once finished: a repeated closing PUT with the same digest is answered 201 again (lost-response retry) */
+  completed_digest: string | null;
+}
+
+/** Content to look at again: something that kept it alive was removed, or its lease will run out. */
+interface GarbageReviewTable {
+  /** PK (repository_id, digest) */
+  repository_id: string;
+  digest: string;
+  /** indexed */
+  review_after: number;
+}
+
+/** Stored bytes no row needs any more. Deleted from the blob store after the grace period. */
+interface GarbageTrashTable {
+  /** PK */
+  storage_key: string;
+  /** indexed */
+  delete_after: number;
+}
