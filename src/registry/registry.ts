@@ -1,0 +1,200 @@
+/**
+ * What both doors share: content, uploads, images and tags of a repository. The doors have authorised the caller before
+ * they come here; nothing here knows HTTP or IAM. Every method that takes a `Repository` works on the row as it was
+ * read, and the transaction inside re-checks that it still exists.
+ */
+import type { Readable } from 'node:stream';
+import type { BlobReader, BlobStore } from '../blobs/blobs.ts';
+import type { Digest, RepositoryAddress } from '../domain/names.ts';
+import type { Store } from '../store/store.ts';
+
+/** A repository as stored. `policy` and `tags` also serve authorisation. */
+export interface Repository extends RepositoryAddress {
+  readonly id: string;
+  readonly createdAt: number;
+  readonly mutability: 'MUTABLE' | 'IMMUTABLE' | 'IMMUTABLE_WITH_EXCLUSION' | 'MUTABLE_WITH_EXCLUSION';
+  readonly exclusionFilters: readonly { readonly filterType: 'WILDCARD'; readonly filter: string }[];
+  readonly scanOnPush: boolean;
+  readonly encryptionType: 'AES256' | 'KMS' | 'KMS_DSSE';
+  readonly kmsKey: string | undefined;
+  readonly contentKey: string;
+  readonly policy: string | undefined;
+  readonly tags: ReadonlyMap<string, string>;
+}
+
+/** An image as stored, with the tags it had when it was read. */
+export interface Image {
+  readonly digest: Digest;
+  readonly mediaType: string;
+  readonly artifactType: string | undefined;
+  readonly subjectDigest: string | undefined;
+  /** manifest bytes exactly as pushed */
+  readonly manifest: Uint8Array;
+  /** imageSizeInBytes */
+  readonly size: number;
+  readonly pushedAt: number;
+  readonly lastPulledAt: number | undefined;
+  readonly tags: readonly string[];
+}
+
+export interface PutImageInput {
+  readonly manifest: Uint8Array;
+  /** Content-Type or imageManifestMediaType, without parameters */
+  readonly mediaType: string | undefined;
+  /** the digest the client named, checked against the bytes */
+  readonly digest: string | undefined;
+  /** tags to set, all or none */
+  readonly tags: readonly string[];
+  /**
+   * What to do when the image already has the tag: the ECR API refuses with ImageAlreadyExistsException, the OCI door
+   * answers as if it had been stored (retries need it).
+   */
+  readonly existing: 'refuse' | 'accept';
+}
+
+export interface PutImageResult {
+  readonly digest: Digest;
+  readonly mediaType: string;
+  readonly subjectDigest: string | undefined;
+}
+
+/** `imageId` of the ECR API. */
+export interface ImageId {
+  readonly imageDigest?: string | undefined;
+  readonly imageTag?: string | undefined;
+}
+
+export interface ImageFailure {
+  readonly imageId: ImageId;
+  readonly failureCode: string;
+  readonly failureReason: string;
+}
+
+export interface Images {
+  /**
+   * Stores a manifest and moves its tags, in one transaction that verifies every reference and size.
+   *
+   * @throws Fault InvalidParameterException, ImageDigestDoesNotMatchException, LayersNotFoundException,
+   *   ReferencedImagesNotFoundException, ManifestInvalid (size of a layer differs), ImageTagAlreadyExistsException,
+   *   ImageAlreadyExistsException, LimitExceededException, RepositoryNotFoundException
+   */
+  put(repository: Repository, input: PutImageInput): Promise<PutImageResult>;
+  /** The image under a tag or digest; a tag look-up is always current. Records the pull (batched) when `pull`. */
+  find(
+    repository: Repository,
+    reference: string,
+    options: { readonly pull: boolean },
+  ): Promise<Image | undefined>;
+  /** BatchGetImage's rules (ecr-api.md §7.2): one entry per tag of a digest. */
+  batchGet(
+    repository: Repository,
+    ids: readonly ImageId[],
+  ): Promise<{ images: { imageId: ImageId; image: Image }[]; failures: ImageFailure[] }>;
+  /** BatchDeleteImage's rules (ecr-api.md §7.4), in request order, one transaction. Used by both doors. */
+  batchDelete(
+    repository: Repository,
+    ids: readonly ImageId[],
+  ): Promise<{ imageIds: ImageId[]; failures: ImageFailure[] }>;
+  /** Tag names after `last` in byte order, at most `limit`. */
+  listTags(repository: Repository, last: string | undefined, limit: number): Promise<string[]>;
+  /** Referrers of a subject digest, optionally of the given artifact types, oldest first. */
+  referrers(repository: Repository, subject: string, artifactTypes: readonly string[]): Promise<Image[]>;
+}
+
+export interface StoredBlob {
+  readonly digest: Digest;
+  readonly size: number;
+}
+
+export interface Layers {
+  /** Whether the repository can see the blob; true renews its lease, so that a manifest PUT may rely on it. */
+  stat(repository: Repository, digest: string): Promise<StoredBlob | undefined>;
+  /** Availability of many at once, without renewing leases; `mediaType` when an image refers to it. */
+  availability(
+    repository: Repository,
+    digests: readonly string[],
+  ): Promise<Map<string, { size: number; mediaType: string | undefined; referenced: boolean }>>;
+  /** Opens the bytes `start` to `end` (exclusive). The first bytes are verified before it resolves. */
+  open(repository: Repository, digest: string, start?: number, end?: number): Promise<BlobReader | undefined>;
+  /** Links a blob of `source` into `target`. False when it cannot (unknown, other key): then start an upload. */
+  mount(target: Repository, source: Repository, digest: string): Promise<boolean>;
+  /** Repositories of the registry (account, region) other than `target` that hold the blob under the same key. */
+  holders(target: Repository, digest: string): Promise<Repository[]>;
+  /**
+   * Unlinks a blob from the repository. `absent` when it is not there, `referenced` when an image needs it.
+   */
+  remove(repository: Repository, digest: string): Promise<'removed' | 'absent' | 'referenced'>;
+}
+
+export interface UploadStatus {
+  readonly id: string;
+  /** committed bytes */
+  readonly size: number;
+}
+
+export interface AppendOptions {
+  /** where the first byte must go; refused with InvalidLayerPartException when it is not the committed size */
+  readonly offset?: number | undefined;
+  /** announced length; fewer or more bytes are refused with SizeInvalid and rolled back */
+  readonly length?: number | undefined;
+  /** the append is a part of the ECR API: counted and measured for LayerPartTooSmallException */
+  readonly part?: boolean;
+  readonly signal?: AbortSignal | undefined;
+}
+
+export interface Uploads {
+  start(repository: Repository): Promise<UploadStatus>;
+  /** @throws Fault UploadNotFoundException */
+  status(repository: Repository, id: string): Promise<UploadStatus>;
+  /**
+   * Appends a stream. The offset moves only when the whole stream arrived; an aborted append leaves the committed bytes
+   * as they were. One writer at a time: the loser gets InvalidLayerPartException.
+   */
+  append(repository: Repository, id: string, source: Readable, options: AppendOptions): Promise<UploadStatus>;
+  cancel(repository: Repository, id: string): Promise<void>;
+  /**
+   * Ends the upload: compares the digest, seals the bytes, binds digest to key and links the repository, in one
+   * transaction. A repeated call with the same digest after success answers the same.
+   *
+   * @throws Fault DigestInvalid / InvalidLayerException (upload destroyed on mismatch), UploadNotFoundException,
+   *   EmptyUploadException and LayerPartTooSmallException and LayerAlreadyExistsException (only with `api: true`)
+   */
+  finish(
+    repository: Repository,
+    id: string,
+    digests: readonly string[],
+    options: { readonly api: boolean },
+  ): Promise<StoredBlob>;
+}
+
+export interface Registry {
+  /** The repository row, always current; `undefined` when there is none. */
+  findRepository(address: RepositoryAddress): Promise<Repository | undefined>;
+  readonly images: Images;
+  readonly layers: Layers;
+  readonly uploads: Uploads;
+  /** Writes batched pull times. Called on a schedule and on shutdown. */
+  flush(): Promise<void>;
+  /** One round of online garbage collection: expired uploads, reviews, trash, and orphans when `orphans`. */
+  collectGarbage(options: { readonly orphans: boolean }): Promise<GarbageReport>;
+  close(): Promise<void>;
+}
+
+export interface GarbageReport {
+  readonly uploadsExpired: number;
+  readonly blobsUnlinked: number;
+  readonly filesDeleted: number;
+  readonly orphansTrashed: number;
+}
+
+export interface RegistryOptions {
+  readonly store: Store;
+  readonly blobs: BlobStore;
+  /** epoch milliseconds */
+  readonly clock: () => number;
+  /** overrides of the garbage collector's times, for tests and operators */
+  readonly uploadIdleMs?: number;
+  readonly blobLeaseMs?: number;
+  readonly trashGraceMs?: number;
+  readonly orphanAgeMs?: number;
+}
