@@ -1,0 +1,3 @@
+import type { Transaction } from './transaction.ts';
+
+export const garbageTransactions = {} as const satisfies Record<string, Transaction<never, unknown>>;

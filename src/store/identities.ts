@@ -1,0 +1,3 @@
+import type { Transaction } from './transaction.ts';
+
+export const identityTransactions = {} as const satisfies Record<string, Transaction<never, unknown>>;

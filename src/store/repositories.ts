@@ -1,0 +1,3 @@
+import type { Transaction } from './transaction.ts';
+
+export const repositoryTransactions = {} as const satisfies Record<string, Transaction<never, unknown>>;

@@ -1,0 +1,276 @@
+/**
+ * The embedded database. One writer (a worker thread with group commit, writer.ts) and one read-only connection on this
+ * thread: reads take microseconds, and WAL lets them go on while the writer commits.
+ *
+ * WHY never open the files of the data directory that SQLite uses (`berth.db*`, `berth.lock`) with `node:fs` in this
+ * process: POSIX drops all of a process's locks on a file when any of its descriptors for it is closed.
+ */
+import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
+import { dirname, join } from 'node:path';
+import { DatabaseSync } from 'node:sqlite';
+import type { SQLInputValue, StatementSync } from 'node:sqlite';
+import { Worker } from 'node:worker_threads';
+import { Kysely, SqliteDialect } from 'kysely';
+import { Fault } from '../domain/faults.ts';
+import { requireCurrent } from './migrations.ts';
+import type { Schema } from './schema.ts';
+import type { PreparedQuery, StoreOf } from './store.ts';
+import type { InputOf, NameOf, OutputOf, Registry } from './transactions.ts';
+import type { Answer, Failure, FromWriter, Request, WriterData } from './writer.ts';
+
+/** Statements kept by their text. Lists of varying length make many texts; the oldest give way. */
+const STATEMENTS_MAX = 500;
+/** Writes waiting for the writer; more are refused. */
+const PENDING_MAX = 20_000;
+const BUSY_MS = 5000;
+/** Bytes of the database read through the page cache of the kernel instead of by system calls. */
+const MMAP_BYTES = 256 * 1_048_576;
+
+export interface SqliteStore<R extends Registry> extends StoreOf<R> {
+  /** Commits (that is, syncs to disk) so far; many transactions share one. */
+  readonly commits: number;
+}
+
+/** See `openSqliteStore`. `registry` is the module that exports `TRANSACTIONS`, loaded by the writer thread. */
+export async function openSqlite<R extends Registry>(
+  options: { file: string; readOnly?: boolean },
+  registry: URL,
+): Promise<SqliteStore<R>> {
+  if (options.readOnly === true) return openReader(options.file, refuseWrites, () => 0);
+  const unlock = lock(options.file);
+  try {
+    createPrivate(options.file);
+    const writer = await startWriter({ file: options.file, registry: registry.href });
+    try {
+      const store = await openReader<R>(options.file, writer.transact, writer.commits);
+      const close = async (): Promise<void> => {
+        await writer.drain();
+        await store.close();
+        await writer.close();
+        unlock();
+      };
+      return Object.defineProperties({ ...store }, {
+        commits: { get: writer.commits },
+        close: { value: once(close) },
+      });
+    } catch (error) {
+      await writer.close();
+      throw error;
+    }
+  } catch (error) {
+    unlock();
+    throw error;
+  }
+}
+
+/** Opens a connection with the settings both threads share. */
+export function connect(file: string, readOnly: boolean): DatabaseSync {
+  const database = new DatabaseSync(file, {
+    readOnly,
+    timeout: BUSY_MS,
+    enableForeignKeyConstraints: true,
+    enableDoubleQuotedStringLiterals: false,
+  });
+  database.exec(`pragma trusted_schema = off; pragma mmap_size = ${MMAP_BYTES}`);
+  return database;
+}
+
+/** Kysely on a connection of `node:sqlite`; statements are compiled once per text. Destroying it closes the connection. */
+export function queryBuilder(database: DatabaseSync): Kysely<Schema> {
+  const statements = new Map<string, ReturnType<typeof adapt>>();
+  const prepare = (text: string): ReturnType<typeof adapt> => {
+    let statement = statements.get(text);
+    if (statement === undefined) {
+      statement = adapt(database, text);
+      const [oldest] = statements.size >= STATEMENTS_MAX ? statements.keys() : [];
+      if (oldest !== undefined) statements.delete(oldest);
+    } else statements.delete(text);
+    statements.set(text, statement);
+    return statement;
+  };
+  return new Kysely<Schema>({ dialect: new SqliteDialect({ database: { prepare, close: () => database.close() } }) });
+}
+
+function adapt(database: DatabaseSync, text: string) {
+  const statement = database.prepare(text);
+  type Parameters = readonly unknown[];
+  return {
+    reader: statement.columns().length > 0,
+    all: (parameters: Parameters) => plainRows(statement, parameters as SQLInputValue[]),
+    run: (parameters: Parameters) => statement.run(...(parameters as SQLInputValue[])),
+    // WHY its own statement: a cached one would be reset under an iteration by the next query of the same text.
+    iterate: (parameters: Parameters) => database.prepare(text).iterate(...(parameters as SQLInputValue[])),
+  };
+}
+
+/** Rows with the ordinary prototype, as PostgreSQL's are. */
+function plainRows(statement: StatementSync, parameters: SQLInputValue[]): Record<string, unknown>[] {
+  const rows: Record<string, unknown>[] = statement.all(...parameters);
+  for (let i = 0; i < rows.length; i++) rows[i] = { ...rows[i] };
+  return rows;
+}
+
+async function openReader<R extends Registry>(
+  file: string,
+  transact: Transact<R>,
+  commits: () => number,
+): Promise<SqliteStore<R>> {
+  const database = connect(file, true);
+  const read = queryBuilder(database);
+  try {
+    await requireCurrent(read);
+  } catch (error) {
+    database.close();
+    throw error;
+  }
+  return {
+    engine: 'sqlite',
+    read,
+    prepare<Row>(text: string): PreparedQuery<Row> {
+      const statement = database.prepare(text);
+      return async (...parameters) => plainRows(statement, parameters) as Row[];
+    },
+    transact,
+    commits: commits(),
+    close: once(async () => {
+      await read.destroy();
+      if (database.isOpen) database.close();
+    }),
+  };
+}
+
+type Transact<R extends Registry> = <Name extends NameOf<R>>(name: Name, input: InputOf<R, Name>) => Promise<OutputOf<R, Name>>;
+
+function refuseWrites(): Promise<never> {
+  return Promise.reject(unavailable('The registry was opened for reading only'));
+}
+
+function unavailable(message: string): Fault {
+  return new Fault('ServiceUnavailableException', message);
+}
+
+/**
+ * Takes the data directory for this process, or throws an error that names the process that has it. The lock is the
+ * kernel's (an exclusive transaction on a file of its own), so it ends with the process however that dies; the process
+ * id beside it is only for the message. Returns the release.
+ */
+function lock(file: string): () => void {
+  const directory = dirname(file);
+  const pidFile = join(directory, 'berth.pid');
+  createPrivate(join(directory, 'berth.lock'));
+  const database = new DatabaseSync(join(directory, 'berth.lock'), { timeout: 0 });
+  try {
+    database.exec('begin exclusive');
+  } catch {
+    database.close();
+    throw new Error(`the data directory ${directory} is in use by another Berth process (${readPid(pidFile)})`);
+  }
+  writeFileSync(pidFile, `${process.pid}\n`, { mode: 0o600 });
+  return once(() => database.close());
+}
+
+function readPid(file: string): string {
+  try {
+    return `pid ${readFileSync(file, 'utf8').trim()}`;
+  } catch {
+    return 'pid unknown';
+  }
+}
+
+/** Makes the file readable to its owner only; SQLite gives its `-wal` and `-shm` the same mode. */
+function createPrivate(file: string): void {
+  try {
+    closeSync(openSync(file, 'wx', 0o600));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error;
+  }
+}
+
+function once<T>(action: () => T): () => T {
+  let result: { value: T } | undefined;
+  return () => (result ??= { value: action() }).value;
+}
+
+interface Pending {
+  resolve(output: unknown): void;
+  reject(error: unknown): void;
+}
+
+interface Writer {
+  transact(name: string, input: unknown): Promise<never>;
+  commits(): number;
+  /** Refuses new transactions and waits for those in flight. */
+  drain(): Promise<void>;
+  close(): Promise<void>;
+}
+
+/** Starts the writer thread; resolves once the database is migrated and it takes transactions. */
+async function startWriter(data: WriterData): Promise<Writer> {
+  const worker = new Worker(new URL('./writer.ts', import.meta.url), { workerData: data, name: 'store-writer' });
+  const exited = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
+  const pending = new Map<number, Pending>();
+  let outgoing: Request[] = [];
+  let nextId = 0;
+  let commits = 0;
+  let refusal: Fault | undefined;
+  let drained: (() => void) | undefined;
+
+  const settle = (answer: Answer): void => {
+    const waiting = pending.get(answer.id);
+    pending.delete(answer.id);
+    if ('failure' in answer) waiting?.reject(revive(answer.failure));
+    else waiting?.resolve(answer.output);
+  };
+  const die = (): void => {
+    refusal = unavailable('The metadata writer stopped');
+    for (const waiting of pending.values()) waiting.reject(refusal);
+    pending.clear();
+    drained?.();
+  };
+  const flush = (): void => {
+    worker.postMessage(outgoing);
+    outgoing = [];
+  };
+
+  await new Promise<void>((resolve, reject) => {
+    worker.on('message', (message: FromWriter) => {
+      if (message === 'ready') return resolve();
+      ({ commits } = message);
+      for (const answer of message.answers) settle(answer);
+      if (pending.size === 0) drained?.();
+    });
+    worker.on('error', reject);
+    void exited.then(() => {
+      die();
+      reject(new Error('the metadata writer stopped while starting'));
+    });
+  });
+
+  return {
+    commits: () => commits,
+    transact: (name, input) =>
+      new Promise((resolve, reject) => {
+        if (refusal !== undefined) return reject(refusal);
+        if (pending.size >= PENDING_MAX) return reject(unavailable('Too many writes are waiting'));
+        const id = nextId++;
+        pending.set(id, { resolve: resolve as Pending['resolve'], reject });
+        outgoing.push({ id, name, input });
+        if (outgoing.length === 1) queueMicrotask(flush);
+      }),
+    drain: async () => {
+      refusal ??= unavailable('The registry is shutting down');
+      if (pending.size > 0) await new Promise<void>((resolve) => (drained = resolve));
+    },
+    close: async () => {
+      worker.postMessage('close');
+      await exited;
+    },
+  };
+}
+
+/** The error a transaction threw on the writer thread, as it was. */
+function revive(failure: Failure): Error {
+  if ('fault' in failure) return new Fault(failure.fault, failure.message, failure.detail);
+  const { message, stack, ...rest } = failure;
+  return Object.assign(new Error(message), rest, { stack });
+}

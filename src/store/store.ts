@@ -1,0 +1,53 @@
+/**
+ * Metadata: one transactional database, SQLite or PostgreSQL, behind one interface. Reads are ordinary queries; a write
+ * is a named transaction (transaction.ts), and nothing else writes.
+ */
+import type { Reader } from './transaction.ts';
+import { TRANSACTIONS } from './transactions.ts';
+import type { InputOf, NameOf, OutputOf, Registry } from './transactions.ts';
+import { openSqlite } from './sqlite.ts';
+import { openPostgres } from './postgres.ts';
+
+export type { Schema } from './schema.ts';
+export type { Reader, Transaction, Tx } from './transaction.ts';
+export type { TransactionInput, TransactionName, TransactionOutput } from './transactions.ts';
+export { isForeignKeyViolation, isUniqueViolation } from './violations.ts';
+
+/** A store whose transactions are those of `R`; the product's is {@link Store}. */
+export interface StoreOf<R extends Registry> {
+  readonly engine: 'sqlite' | 'postgres';
+  /** Kysely on connections that cannot write. Sees every transaction whose `transact` has resolved. */
+  readonly read: Reader;
+  /**
+   * Precompiled SQL for the hottest look-ups: `?` placeholders (translated for PostgreSQL), plain rows out. Prepare
+   * once and keep the function.
+   */
+  prepare<Row>(sql: string): PreparedQuery<Row>;
+  /**
+   * Runs a named transaction and resolves when it is durable. Input and output are plain data.
+   *
+   * Rejects with the Fault the transaction threw; with `ServiceUnavailableException` when the database cannot be
+   * reached, is full or is closing, in which case the transaction was not acknowledged but may have happened if the
+   * connection broke during its commit; with the database's own error for anything else (violations.ts reads it).
+   */
+  transact<Name extends NameOf<R>>(name: Name, input: InputOf<R, Name>): Promise<OutputOf<R, Name>>;
+  /** Waits for writes in flight; later ones are refused. */
+  close(): Promise<void>;
+}
+
+export type PreparedQuery<Row> = (...parameters: (string | number | null | Uint8Array)[]) => Promise<Row[]>;
+
+export type Store = StoreOf<typeof TRANSACTIONS>;
+
+/**
+ * Opens (and makes) the SQLite database `file`. The process owns the directory it lies in until `close`: a second owner
+ * is refused with an error that names the first. With `readOnly` it owns nothing and `transact` refuses.
+ */
+export function openSqliteStore(options: { file: string; readOnly?: boolean }): Promise<Store> {
+  return openSqlite(options, new URL('./transactions.ts', import.meta.url));
+}
+
+/** Opens a PostgreSQL database, `postgres://…`, with at most `poolMax` connections (16 unless told). */
+export function openPostgresStore(options: { url: string; poolMax?: number }): Promise<Store> {
+  return openPostgres(options, TRANSACTIONS);
+}

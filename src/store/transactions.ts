@@ -1,0 +1,26 @@
+import type { Transaction } from './transaction.ts';
+import { garbageTransactions } from './garbage.ts';
+import { identityTransactions } from './identities.ts';
+import { imageTransactions } from './images.ts';
+import { repositoryTransactions } from './repositories.ts';
+import { uploadTransactions } from './uploads.ts';
+
+/** Every write there is, by name. The writer thread imports this file itself: functions do not cross threads. */
+export const TRANSACTIONS = {
+  ...identityTransactions,
+  ...repositoryTransactions,
+  ...imageTransactions,
+  ...uploadTransactions,
+  ...garbageTransactions,
+} as const;
+
+/** What a store can be opened with: transactions by name. */
+export type Registry = Readonly<Record<string, Transaction<never, unknown>>>;
+
+export type NameOf<R extends Registry> = Extract<keyof R, string>;
+export type InputOf<R extends Registry, Name extends NameOf<R>> = Parameters<R[Name]>[1];
+export type OutputOf<R extends Registry, Name extends NameOf<R>> = Awaited<ReturnType<R[Name]>>;
+
+export type TransactionName = NameOf<typeof TRANSACTIONS>;
+export type TransactionInput<Name extends TransactionName> = InputOf<typeof TRANSACTIONS, Name>;
+export type TransactionOutput<Name extends TransactionName> = OutputOf<typeof TRANSACTIONS, Name>;
