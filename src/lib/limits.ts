@@ -41,6 +41,10 @@ export const LIMITS = {
   orphanAgeMs: 24 * 3_600_000,
   /** Slowest acceptable client: silence on a socket in mid-request. */
   idleSocketMs: 60_000,
+  /** Time a client has to send its headers. */
+  headersMs: 60_000,
+  /** Idle keep-alive: longer than any client's or load balancer's (registry-protocol.md §4.4 no. 9). */
+  keepAliveMs: 130_000,
   /** IAM quotas (iam-sts.md §6.8). */
   usersPerAccountMax: 5000,
   policiesPerAccountMax: 1500,

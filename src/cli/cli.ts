@@ -1,0 +1,99 @@
+/** The command line. Each subcommand is a file of this folder, imported only when it is asked for. */
+import { Command, CommanderError, Option } from 'commander';
+import { ConfigError, readConfig, SETTINGS, type Config, type SettingKey } from '../config.ts';
+
+/** What commands need of the process; tests hand in their own. */
+export type Surroundings = Pick<
+  NodeJS.Process,
+  'env' | 'platform' | 'stdout' | 'stderr' | 'stdin' | 'on' | 'pid' | 'exit'
+>;
+
+/** A failure the user can act on: printed without a stack, exit code 1. */
+export class CommandError extends Error {
+  override readonly name = 'CommandError';
+}
+
+const SERVE_KEYS = Object.keys(SETTINGS) as SettingKey[];
+const CLIENT_KEYS: readonly SettingKey[] = ['data'];
+
+export function createMain(surroundings: Surroundings): { run(argv: readonly string[]): Promise<number> } {
+  return {
+    async run(argv) {
+      try {
+        await createProgram(surroundings).parseAsync(argv);
+        return 0;
+      } catch (error) {
+        if (error instanceof CommanderError) return error.exitCode;
+        if (error instanceof ConfigError || error instanceof CommandError) {
+          surroundings.stderr.write(`berth: ${error.message}\n`);
+          return 1;
+        }
+        throw error;
+      }
+    },
+  };
+}
+
+function createProgram(surroundings: Surroundings): Command {
+  const program = new Command('berth')
+    .description('Amazon ECR that you run yourself')
+    .exitOverride()
+    .showHelpAfterError();
+  withSettings(program.command('serve').description('run the server'), SERVE_KEYS).action(
+    async (flags: Flags) => {
+      const { serve } = await import('./serve.ts');
+      await serve(configOf(flags, surroundings), surroundings);
+    },
+  );
+  withSettings(
+    program.command('env').description('print the exports that point AWS tools at this server'),
+    CLIENT_KEYS,
+  )
+    .option('--json', 'print them as one JSON object')
+    .action(async (flags: Flags) => {
+      const { env } = await import('./env.ts');
+      await env(configOf(flags, surroundings), surroundings, flags['json'] === true);
+    });
+  withSettings(program.command('login').description('log docker or podman in to this server'), CLIENT_KEYS)
+    .addOption(new Option('--client <program>', 'the program to log in').choices(['docker', 'podman']))
+    .action(async (flags: Flags) => {
+      const { login } = await import('./login.ts');
+      await login(
+        configOf(flags, surroundings),
+        surroundings,
+        flags['client'] as 'docker' | 'podman' | undefined,
+      );
+    });
+  program
+    .command('version')
+    .description('print the version')
+    .option('--json', 'print it as JSON, with the versions of the runtime')
+    .action(async (flags: Flags) => {
+      const { version } = await import('./version.ts');
+      version(surroundings, flags['json'] === true);
+    });
+  return program;
+}
+
+type Flags = Record<string, string | boolean | undefined>;
+
+function withSettings(command: Command, keys: readonly SettingKey[]): Command {
+  for (const key of keys) {
+    const setting = SETTINGS[key];
+    if ('secret' in setting) continue;
+    const value = 'value' in setting ? ` <${setting.value}>` : '';
+    const fallback =
+      setting.fallback === '' || setting.fallback === 'false' ? '' : ` (default: ${setting.fallback})`;
+    command.option(`--${key}${value}`, setting.help + fallback);
+  }
+  return command.option('--config <file>', 'YAML file of settings');
+}
+
+function configOf(flags: Flags, { env, platform }: Surroundings): Config {
+  const texts: Record<string, string | undefined> = {};
+  for (const key of SERVE_KEYS) {
+    const value = flags[key.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())];
+    if (value !== undefined) texts[key] = String(value);
+  }
+  return readConfig({ flags: texts, env, file: flags['config'] as string | undefined, platform });
+}

@@ -1,0 +1,105 @@
+import { mkdir, readFile } from 'node:fs/promises';
+import { start, type Berth } from '../compose.ts';
+import type { Config } from '../config.ts';
+import { createLog } from '../lib/log.ts';
+import { CommandError, type Surroundings } from './cli.ts';
+import {
+  readCredentials,
+  removeServerRecord,
+  writeCredentials,
+  writeServerRecord,
+} from './data-directory.ts';
+import { packageVersion } from './version.ts';
+
+/**
+ * Runs the server until SIGTERM or SIGINT, then lets the requests in flight end. A second signal exits at once (nothing
+ * acknowledged is lost: every 2xx was durable).
+ */
+export async function serve(config: Config, surroundings: Surroundings): Promise<void> {
+  const log = createLog(config.logLevel);
+  await mkdir(config.data, { recursive: true, mode: 0o700 });
+  const berth = await start(config, {
+    log,
+    clock: Date.now,
+    tls: await readTls(config),
+    keepCredentials: (key) => writeCredentials(config.data, key),
+  }).catch((error: unknown) => {
+    throw new CommandError((error as Error).message);
+  });
+  await writeServerRecord(config.data, {
+    endpoint: berth.endpoint,
+    account: config.account,
+    region: config.region,
+    pid: surroundings.pid,
+  });
+  surroundings.stdout.write(
+    config.json ? readyLine(config, berth, surroundings.pid) : await banner(config, berth),
+  );
+  log.info({ endpoint: berth.endpoint, data: config.data, version: packageVersion() }, 'ready');
+
+  const signal = await new Promise<string>((resolve) => {
+    for (const name of ['SIGTERM', 'SIGINT'] as const) {
+      surroundings.on(name, () => {
+        resolve(name);
+        // WHY: listeners run in order of registration, so this one sees the first signal too and waits for the next.
+        surroundings.on(name, () => surroundings.exit(1));
+      });
+    }
+  });
+  log.info({ signal }, 'draining');
+  await removeServerRecord(config.data);
+  await berth.stop();
+  log.info('stopped');
+  log.flush();
+}
+
+async function readTls(config: Config): Promise<{ cert: Buffer; key: Buffer } | undefined> {
+  if (config.tlsCert === null || config.tlsKey === null) return undefined;
+  try {
+    return { cert: await readFile(config.tlsCert), key: await readFile(config.tlsKey) };
+  } catch (error) {
+    throw new CommandError(`cannot read the TLS files: ${(error as Error).message}`);
+  }
+}
+
+/** One line for scripts. Holds no secret: first-start credentials are in `bootstrap/credentials`. */
+function readyLine(config: Config, berth: Berth, pid: number): string {
+  const { endpoint, port, registryHost } = berth;
+  const { account, region, data } = config;
+  return `${JSON.stringify({ event: 'ready', endpoint, port, registryHost, account, region, data, pid })}\n`;
+}
+
+async function banner(config: Config, berth: Berth): Promise<string> {
+  const key = berth.firstCredentials;
+  const other = config.data;
+  const lines = [
+    `Berth ${packageVersion()}`,
+    '',
+    `  endpoint   ${berth.endpoint}`,
+    `  registry   ${berth.registryHost}`,
+    `  account    ${config.account}`,
+    `  region     ${config.region}`,
+    `  data       ${config.data}`,
+    '',
+  ];
+  if (key !== undefined) {
+    lines.push(
+      'First start: user admin with AdministratorAccess. The secret is shown once and kept in bootstrap/credentials.',
+      '',
+      `  access key id       ${key.accessKeyId}`,
+      `  secret access key   ${key.secretAccessKey}`,
+      '',
+    );
+  }
+  if (key !== undefined || (await readCredentials(config.data)) !== undefined) {
+    lines.push(
+      'In another terminal:',
+      '',
+      `  eval "$(npx berth env --data '${other}')"`,
+      '  aws ecr create-repository --repository-name hello',
+      `  aws ecr get-login-password | docker login --username AWS --password-stdin ${berth.registryHost}`,
+      '',
+    );
+  }
+  return `${lines.join('\n')}\n`;
+}

@@ -1,0 +1,269 @@
+/**
+ * All settings: flags over environment over one YAML file over defaults, read once, validated and frozen. An unknown key
+ * or a bad value stops the start and is named. This table is also the documentation (docs/operations/settings.md).
+ */
+import { readFileSync } from 'node:fs';
+import { homedir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { parse } from 'yaml';
+import { isAccountId, isRegionName } from './domain/names.ts';
+import { LIMITS } from './lib/limits.ts';
+import { LOG_LEVELS, type LogLevel } from './lib/log.ts';
+
+/** A setting that cannot be used. The message names the key and where it came from. */
+export class ConfigError extends Error {
+  override readonly name = 'ConfigError';
+}
+
+interface Setting<Value> {
+  readonly help: string;
+  /** placeholder of the value in help texts; absent for switches */
+  readonly value?: string;
+  readonly fallback: string;
+  /** the value is secret: `BERTH_<KEY>_FILE` may name a file that holds it, and there is no flag */
+  readonly secret?: true;
+  /** returns undefined when the text is no good */
+  read(text: string): Value | undefined;
+}
+
+const text = (value: string): string => value;
+const optional = (value: string): string | null => (value === '' ? null : value);
+const flag = (value: string): boolean | undefined =>
+  value === 'true' || value === '1' || value === ''
+    ? true
+    : value === 'false' || value === '0'
+      ? false
+      : undefined;
+const whole =
+  (least: number, most: number) =>
+  (value: string): number | undefined =>
+    /^\d{1,15}$/.test(value) && Number(value) >= least && Number(value) <= most ? Number(value) : undefined;
+
+const duration = (fallback: number, help: string): Setting<number> => ({
+  help,
+  value: 'ms',
+  fallback: String(fallback),
+  read: whole(0, Number.MAX_SAFE_INTEGER),
+});
+
+/** Keys as in the YAML file; the flag is `--key`, the environment variable `BERTH_KEY` with underscores. */
+export const SETTINGS = {
+  data: { help: 'directory of database, blobs and keys', value: 'directory', fallback: '', read: text },
+  port: {
+    help: 'port of everything; 0 takes a free one',
+    value: 'port',
+    fallback: '7327',
+    read: whole(0, 65_535),
+  },
+  host: { help: 'address to bind', value: 'address', fallback: '127.0.0.1', read: text },
+  account: {
+    help: 'account made at first start, and the default of requests that name none',
+    value: 'id',
+    fallback: '000000000000',
+    read: (value) => (isAccountId(value) ? value : undefined),
+  } satisfies Setting<string>,
+  region: {
+    help: 'region of requests that name none',
+    value: 'name',
+    fallback: 'us-east-1',
+    read: (value) => (isRegionName(value) ? value : undefined),
+  } satisfies Setting<string>,
+  regions: {
+    help: 'regions requests may be signed for, separated by commas; empty accepts every region name',
+    value: 'names',
+    fallback: '',
+    read: (value) => {
+      const names = value.split(',').flatMap((name) => name.trim() || []);
+      return names.every(isRegionName) ? names : undefined;
+    },
+  } satisfies Setting<readonly string[]>,
+  database: {
+    help: 'postgres:// URL; empty keeps the metadata in the data directory (SQLite)',
+    value: 'url',
+    fallback: '',
+    secret: true,
+    read: (value) => (value === '' || /^postgres(ql)?:\/\//.test(value) ? value : undefined),
+  } satisfies Setting<string>,
+  'registry-host': {
+    help: 'host in repository URIs; may contain {account}, {region} and {port}',
+    value: 'template',
+    fallback: 'localhost:{port}',
+    read: (value) => (/^[A-Za-z0-9.:{}-]+$/.test(value) ? value : undefined),
+  } satisfies Setting<string>,
+  'tls-cert': { help: 'PEM certificate chain; serves HTTPS', value: 'file', fallback: '', read: optional },
+  'tls-key': { help: 'PEM private key of tls-cert', value: 'file', fallback: '', read: optional },
+  'insecure-http': {
+    help: 'allow plain HTTP on an address that is not loopback',
+    fallback: 'false',
+    read: flag,
+  },
+  'log-level': {
+    help: LOG_LEVELS.join(', '),
+    value: 'level',
+    fallback: 'info',
+    read: (value) => LOG_LEVELS.find((level) => level === value),
+  } satisfies Setting<LogLevel>,
+  json: { help: 'print one JSON line instead of the banner', fallback: 'false', read: flag },
+  'root-access-key-id': {
+    help: 'fixed root credentials of the account: key id',
+    value: 'id',
+    fallback: '',
+    secret: true,
+    read: (value) => (value === '' || /^\w{16,128}$/.test(value) ? value : undefined),
+  } satisfies Setting<string>,
+  'root-secret-access-key': {
+    help: 'fixed root credentials of the account: secret',
+    value: 'secret',
+    fallback: '',
+    secret: true,
+    read: (value) => (value === '' || value.length >= 16 ? value : undefined),
+  } satisfies Setting<string>,
+  'gc-interval-ms': duration(60_000, 'time between rounds of garbage collection'),
+  'upload-idle-ms': duration(LIMITS.uploadIdleMs, 'an unfinished upload expires after this silence'),
+  'blob-lease-ms': duration(LIMITS.blobLeaseMs, 'how long content stays that no image refers to'),
+  'trash-grace-ms': duration(
+    LIMITS.trashGraceMs,
+    'time between the removal of the last row and of the bytes',
+  ),
+  'orphan-age-ms': duration(LIMITS.orphanAgeMs, 'age at which a stored file without a row is removed'),
+} as const satisfies Record<string, Setting<unknown>>;
+
+export type SettingKey = keyof typeof SETTINGS;
+type CamelCase<Key extends string> = Key extends `${infer Head}-${infer Tail}`
+  ? `${Head}${Capitalize<CamelCase<Tail>>}`
+  : Key;
+export type Config = {
+  readonly [Key in SettingKey as CamelCase<Key>]: Exclude<
+    ReturnType<(typeof SETTINGS)[Key]['read']>,
+    undefined
+  >;
+};
+
+const SETTING_KEYS = Object.keys(SETTINGS) as SettingKey[];
+
+/** The platform's user data directory + `/berth`. */
+export function defaultDataDirectory(env: NodeJS.ProcessEnv, platform: NodeJS.Platform): string {
+  if (platform === 'darwin') return join(homedir(), 'Library', 'Application Support', 'berth');
+  if (platform === 'win32') return join(env['LOCALAPPDATA'] ?? join(homedir(), 'AppData', 'Local'), 'berth');
+  return join(env['XDG_DATA_HOME'] || join(homedir(), '.local', 'share'), 'berth');
+}
+
+export interface ConfigSources {
+  /** texts by setting key, as given on the command line */
+  readonly flags: Readonly<Record<string, string | undefined>>;
+  readonly env: NodeJS.ProcessEnv;
+  /** the YAML file, when one is named (`--config`, `BERTH_CONFIG`) */
+  readonly file?: string | undefined;
+  readonly platform: NodeJS.Platform;
+}
+
+/** @throws ConfigError naming the first key that is unknown or has a bad value */
+export function readConfig(sources: ConfigSources): Config {
+  const file = readConfigFile(sources.file ?? sources.env['BERTH_CONFIG']);
+  checkEnvironment(sources.env);
+  const config: Record<string, unknown> = {};
+  for (const key of SETTING_KEYS) {
+    const setting: Setting<unknown> = SETTINGS[key];
+    const [value, origin] = findText(key, setting, sources, file);
+    const parsed = setting.read(value);
+    if (parsed === undefined) {
+      const shown = setting.secret === true ? '' : ` "${value}"`;
+      throw new ConfigError(`Bad value${shown} for ${key} (${origin}): ${setting.help}`);
+    }
+    config[key.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())] = parsed;
+  }
+  config['data'] = resolve((config['data'] as string) || defaultDataDirectory(sources.env, sources.platform));
+  return checkTogether(Object.freeze(config) as Config);
+}
+
+function variableOf(key: string): string {
+  return `BERTH_${key.toUpperCase().replaceAll('-', '_')}`;
+}
+
+function findText(
+  key: SettingKey,
+  setting: Setting<unknown>,
+  { flags, env }: ConfigSources,
+  file: ReadonlyMap<string, string>,
+): [value: string, origin: string] {
+  const given = flags[key];
+  if (given !== undefined) return [given, `--${key}`];
+  const variable = variableOf(key);
+  const path = env[`${variable}_FILE`];
+  if (setting.secret === true && path !== undefined) {
+    return [readNamedFile(path, `${variable}_FILE`).trim(), `${variable}_FILE`];
+  }
+  const value = env[variable];
+  if (value !== undefined) return [value, variable];
+  const fromFile = file.get(key);
+  return fromFile === undefined ? [setting.fallback, 'default'] : [fromFile, 'configuration file'];
+}
+
+function checkEnvironment(env: NodeJS.ProcessEnv): void {
+  const known = new Set(['BERTH_CONFIG']);
+  for (const key of SETTING_KEYS) {
+    known.add(variableOf(key));
+    if ('secret' in SETTINGS[key]) known.add(`${variableOf(key)}_FILE`);
+  }
+  for (const name of Object.keys(env)) {
+    if (name.startsWith('BERTH_') && !known.has(name))
+      throw new ConfigError(`Unknown setting ${name} (environment)`);
+  }
+}
+
+function readNamedFile(path: string, origin: string): string {
+  try {
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    throw new ConfigError(`Cannot read ${path} (${origin}): ${(error as Error).message}`);
+  }
+}
+
+function readConfigFile(path: string | undefined): Map<string, string> {
+  const values = new Map<string, string>();
+  if (path === undefined) return values;
+  let document: unknown;
+  try {
+    document = parse(readNamedFile(path, 'configuration file'));
+  } catch (error) {
+    if (error instanceof ConfigError) throw error;
+    throw new ConfigError(`${path} is not YAML: ${(error as Error).message}`);
+  }
+  if (document === null) return values;
+  if (typeof document !== 'object' || Array.isArray(document)) {
+    throw new ConfigError(`${path} must hold settings as "key: value" lines`);
+  }
+  for (const [key, value] of Object.entries(document)) {
+    if (!Object.hasOwn(SETTINGS, key)) throw new ConfigError(`Unknown setting ${key} (${path})`);
+    if (!['string', 'number', 'boolean'].includes(typeof value)) {
+      throw new ConfigError(`Bad value for ${key} (${path}): one text, number or boolean is expected`);
+    }
+    values.set(key, String(value));
+  }
+  return values;
+}
+
+function checkTogether(config: Config): Config {
+  if ((config.tlsCert === null) !== (config.tlsKey === null)) {
+    throw new ConfigError('tls-cert and tls-key go together: only one of them is set');
+  }
+  if ((config.rootAccessKeyId === '') !== (config.rootSecretAccessKey === '')) {
+    throw new ConfigError(
+      'root-access-key-id and root-secret-access-key go together: only one of them is set',
+    );
+  }
+  if (config.tlsCert === null && !config.insecureHttp && !isLoopback(config.host)) {
+    throw new ConfigError(
+      `host ${config.host} is not loopback: passwords would cross the network in clear. ` +
+        'Set tls-cert and tls-key, or insecure-http if something in front speaks TLS.',
+    );
+  }
+  if (config.regions.length > 0 && !config.regions.includes(config.region)) {
+    throw new ConfigError(`region ${config.region} is not among regions (${config.regions.join(', ')})`);
+  }
+  return config;
+}
+
+export function isLoopback(host: string): boolean {
+  return host === 'localhost' || host === '::1' || /^127(\.\d{1,3}){3}$/.test(host);
+}
