@@ -1,0 +1,117 @@
+/** Does one statement apply to one request, and if not, because of which element? */
+import { matchCondition } from './conditions.ts';
+import type { ActionMatcher, ResourcePattern, Statement } from './document.ts';
+import { matchGlob } from './glob.ts';
+import { exceptsCaller, matchPrincipals, type Caller, type PrincipalKind } from './principals.ts';
+import { matchTemplate, splitArn, type Context } from './variables.ts';
+
+export interface AccessRequest {
+  readonly caller: Caller;
+  /** Canonical spelling: `ecr:PutImage`. */
+  readonly action: string;
+  /** An ARN, or `*` for actions without a resource type. */
+  readonly resource: string;
+  /** The account that owns the resource; for `*` the caller's own. */
+  readonly resourceAccount: string;
+  /** Keys lower-cased (`aws:principaltag/team`); arrays are multi-valued keys. */
+  readonly context: Context;
+  /** The resource policy is a role's trust policy: it must grant, an identity Allow alone never suffices. */
+  readonly trustPolicy?: boolean | undefined;
+}
+
+/** A request with what every statement asks of it worked out once. */
+export interface Query {
+  readonly request: AccessRequest;
+  readonly actionLower: string;
+  readonly service: string;
+  readonly resourceParts: readonly string[] | undefined;
+}
+
+export function makeQuery(request: AccessRequest): Query {
+  const actionLower = request.action.toLowerCase();
+  return {
+    request,
+    actionLower,
+    service: actionLower.slice(0, Math.max(actionLower.indexOf(':'), 0)),
+    resourceParts: splitArn(request.resource),
+  };
+}
+
+function matchAction(matcher: ActionMatcher, action: string): boolean {
+  if (matcher.everything || matcher.names.has(action)) return !matcher.not;
+  for (const glob of matcher.globs) if (matchGlob(glob, action)) return !matcher.not;
+  return matcher.not;
+}
+
+function matchResource(pattern: ResourcePattern, query: Query): boolean {
+  if (pattern.form === 'everything') return true;
+  if (pattern.form === 'whole')
+    return pattern.glob !== undefined && matchGlob(pattern.glob, query.request.resource);
+  const parts = query.resourceParts;
+  if (parts === undefined) return false;
+  for (let i = 0; i < 5; i++) {
+    const [wanted, part] = [pattern.fixed[i], parts[i]];
+    if (wanted === undefined || part === undefined) return false;
+    if (typeof wanted === 'string' ? wanted !== part : !matchGlob(wanted, part)) return false;
+  }
+  return matchTemplate(pattern.rest, parts[5] ?? '', query.request.context);
+}
+
+function matchResources(statement: Statement, query: Query, attached: boolean): boolean {
+  // WHY: only policies attached to a resource may leave Resource out; elsewhere such a statement can only take away.
+  if (statement.resources === undefined) return attached || statement.effect === 'Deny';
+  for (const pattern of statement.resources) if (matchResource(pattern, query)) return !statement.notResource;
+  return statement.notResource;
+}
+
+/** How the statement names the caller; undefined if it does not. Statements without principal name everybody the policy is attached to. */
+function principalKind(statement: Statement, query: Query, attached: boolean): PrincipalKind | undefined {
+  const { principals } = statement;
+  if (principals === undefined) return attached ? undefined : 'wildcard';
+  if (!statement.notPrincipal) return matchPrincipals(principals, query.request.caller);
+  return exceptsCaller(principals, query.request.caller) ? undefined : 'wildcard';
+}
+
+/**
+ * How the statement names the caller if all of it applies, otherwise undefined. `attached`: the policy belongs to a
+ * resource, so it must name a principal and needs no Resource.
+ */
+export function applies(statement: Statement, query: Query, attached: boolean): PrincipalKind | undefined {
+  if (!matchAction(statement.actions, query.actionLower)) return undefined;
+  const kind = principalKind(statement, query, attached);
+  if (kind === undefined || !matchResources(statement, query, attached)) return undefined;
+  for (const condition of statement.conditions) {
+    if (!matchCondition(condition, query.request.context)) return undefined;
+  }
+  return kind;
+}
+
+/** The first element that keeps a statement from applying. */
+export type Mismatch =
+  | { readonly element: 'Action' | 'NotAction' | 'Principal' | 'NotPrincipal' | 'Resource' | 'NotResource' }
+  | {
+      readonly element: 'Condition';
+      readonly operator: string;
+      readonly key: string;
+      readonly expected: readonly string[];
+      /** What the request has; undefined if the key is absent. */
+      readonly actual: string | readonly string[] | undefined;
+    };
+
+/** Why the statement does not apply; undefined if it does. */
+export function mismatchOf(statement: Statement, query: Query, attached: boolean): Mismatch | undefined {
+  if (!matchAction(statement.actions, query.actionLower)) {
+    return { element: statement.actions.not ? 'NotAction' : 'Action' };
+  }
+  if (principalKind(statement, query, attached) === undefined) {
+    return { element: statement.notPrincipal ? 'NotPrincipal' : 'Principal' };
+  }
+  if (!matchResources(statement, query, attached)) {
+    return { element: statement.notResource ? 'NotResource' : 'Resource' };
+  }
+  const { context } = query.request;
+  const failed = statement.conditions.find((c) => !matchCondition(c, context));
+  if (failed === undefined) return undefined;
+  const { operator, key, values, keyLower } = failed;
+  return { element: 'Condition', operator, key, expected: values, actual: context.get(keyLower) };
+}

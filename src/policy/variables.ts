@@ -1,0 +1,136 @@
+/** Policy variables: `${key}`, `${key, 'default'}` and the escapes `${*}` `${?}` `${$}`. */
+import { buildGlob, globTokens, matchGlob, type Glob, type GlobToken } from './glob.ts';
+
+/** What is known about a request: lower-cased keys; an array marks a multi-valued key. */
+export type Context = ReadonlyMap<string, string | readonly string[]>;
+
+interface Variable {
+  readonly key: string;
+  readonly fallback: string | undefined;
+}
+
+/** Text of a policy in which variables may stand. */
+export interface Template {
+  /** The finished glob when no variable occurs. */
+  readonly glob: Glob | undefined;
+  readonly parts: readonly (GlobToken | Variable)[];
+}
+
+export interface TemplateRules {
+  /** `${...}` is a variable (only under version 2012-10-17), otherwise plain text. */
+  readonly variables: boolean;
+  /** `*` and `?` are wildcards. */
+  readonly wildcards: boolean;
+}
+
+const ESCAPED = new Set(['*', '?', '$']);
+
+/** The end of the variable that starts at `open` (position of its `}`), or -1 if it is not closed. */
+function closeOf(text: string, open: number): number {
+  const brace = text.indexOf('}', open);
+  const comma = text.indexOf(',', open);
+  if (comma < 0 || comma > brace) return brace;
+  const quoted = /\s*'/y;
+  quoted.lastIndex = comma + 1;
+  if (!quoted.test(text)) return brace;
+  // The default may contain a brace: it ends with quote and brace.
+  const end = text.indexOf("'}", quoted.lastIndex);
+  return end < 0 ? brace : end + 1;
+}
+
+function variable(inside: string): Variable {
+  const comma = inside.indexOf(',');
+  const rest = comma < 0 ? '' : inside.slice(comma + 1).trim();
+  if (rest.length >= 2 && rest.startsWith("'") && rest.endsWith("'")) {
+    return { key: inside.slice(0, comma).trim().toLowerCase(), fallback: rest.slice(1, -1) };
+  }
+  return { key: inside.trim().toLowerCase(), fallback: undefined };
+}
+
+/** Cuts text into literal pieces (`text`) and variables; an unclosed `${` is text. */
+export function* piecesOf(text: string): Generator<{ text: string } | { inside: string }> {
+  let at = 0;
+  for (;;) {
+    const open = text.indexOf('${', at);
+    const close = open < 0 ? -1 : closeOf(text, open + 2);
+    if (close < 0) break;
+    if (open > at) yield { text: text.slice(at, open) };
+    yield { inside: text.slice(open + 2, close) };
+    at = close + 1;
+  }
+  if (at < text.length) yield { text: text.slice(at) };
+}
+
+export function compileTemplate(text: string, rules: TemplateRules): Template {
+  const plain = (piece: string): GlobToken[] => (rules.wildcards ? globTokens(piece) : [piece]);
+  const parts: (GlobToken | Variable)[] = [];
+  let constant = true;
+  for (const piece of rules.variables ? piecesOf(text) : [{ text }]) {
+    if ('text' in piece) parts.push(...plain(piece.text));
+    else if (ESCAPED.has(piece.inside)) parts.push(piece.inside);
+    else {
+      parts.push(variable(piece.inside));
+      constant = false;
+    }
+  }
+  return { glob: constant ? buildGlob(parts as GlobToken[]) : undefined, parts };
+}
+
+/** The glob for this request; undefined if a variable has no single value and no default. Values are literal text. */
+function resolveGlob(template: Template, context: Context): Glob | undefined {
+  if (template.glob !== undefined) return template.glob;
+  const tokens: GlobToken[] = [];
+  for (const part of template.parts) {
+    if (typeof part !== 'object') {
+      tokens.push(part);
+      continue;
+    }
+    const found = context.get(part.key);
+    const value = typeof found === 'string' ? found : part.fallback;
+    if (value === undefined) return undefined;
+    tokens.push(value);
+  }
+  return buildGlob(tokens);
+}
+
+/** Whether `value` matches; never if a variable cannot be resolved. */
+export function matchTemplate(template: Template, value: string, context: Context): boolean {
+  const glob = resolveGlob(template, context);
+  return glob !== undefined && matchGlob(glob, value);
+}
+
+/** The text of a template without wildcards, undefined if a variable cannot be resolved. */
+export function resolveText(template: Template, context: Context): string | undefined {
+  return resolveGlob(template, context)?.exact;
+}
+
+/** Splits an ARN or ARN pattern at its first five colons, not counting those inside `${...}`; undefined if there are fewer. */
+export function splitArnPattern(text: string): readonly string[] | undefined {
+  const parts: string[] = [''];
+  for (const piece of piecesOf(text)) {
+    let rest = 'text' in piece ? piece.text : '';
+    while (parts.length < 6 && rest.includes(':')) {
+      const colon = rest.indexOf(':');
+      parts[parts.length - 1] += rest.slice(0, colon);
+      parts.push('');
+      rest = rest.slice(colon + 1);
+    }
+    parts[parts.length - 1] += 'text' in piece ? rest : `\${${piece.inside}}`;
+  }
+  return parts.length === 6 ? parts : undefined;
+}
+
+/** The six parts of an ARN as it occurs in a request, undefined if it is none. */
+export function splitArn(arn: string): readonly string[] | undefined {
+  if (!arn.startsWith('arn:')) return undefined;
+  const parts: string[] = [];
+  let at = 0;
+  for (let i = 0; i < 5; i++) {
+    const colon = arn.indexOf(':', at);
+    if (colon < 0) return undefined;
+    parts.push(arn.slice(at, colon));
+    at = colon + 1;
+  }
+  parts.push(arn.slice(at));
+  return parts;
+}
