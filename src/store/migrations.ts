@@ -223,7 +223,10 @@ export async function migrate(database: Kysely<Schema>, engine: Engine): Promise
 
 /** Applies the next migration and says whether there was one. */
 async function migrateOnce(tx: Tx, engine: Engine): Promise<boolean> {
-  if (engine === 'postgres') await sql`select pg_advisory_xact_lock(${ADVISORY_LOCK})`.execute(tx);
+  if (engine === 'postgres') {
+    await sql`set local statement_timeout = 0`.execute(tx);
+    await sql`select pg_advisory_xact_lock(${sql.lit(ADVISORY_LOCK)})`.execute(tx);
+  }
   await sql`create table if not exists migration (number integer primary key)`.execute(tx);
   const version = await readVersion(tx);
   const migration = MIGRATIONS[version];
@@ -237,13 +240,19 @@ async function migrateOnce(tx: Tx, engine: Engine): Promise<boolean> {
 export async function requireCurrent(database: Kysely<Schema>): Promise<void> {
   const version = await readVersion(database);
   if (version < SCHEMA_VERSION)
-    throw new Error(`the database has schema version ${version} and this Berth needs ${SCHEMA_VERSION}; start the server once to upgrade it`);
+    throw new Error(
+      `the database has schema version ${version} and this Berth needs ${SCHEMA_VERSION}; start the server once to upgrade it`,
+    );
 }
 
 async function readVersion(database: Kysely<Schema>): Promise<number> {
-  const { rows } = await sql<{ version: number | null }>`select max(number) as version from migration`.execute(database);
+  const { rows } = await sql<{
+    version: number | null;
+  }>`select max(number) as version from migration`.execute(database);
   const version = rows[0]?.version ?? 0;
   if (version > SCHEMA_VERSION)
-    throw new Error(`the database has schema version ${version}, newer than the ${SCHEMA_VERSION} this Berth knows; use a newer Berth`);
+    throw new Error(
+      `the database has schema version ${version}, newer than the ${SCHEMA_VERSION} this Berth knows; use a newer Berth`,
+    );
   return version;
 }

@@ -15,8 +15,8 @@ import { Fault } from '../domain/faults.ts';
 import { requireCurrent } from './migrations.ts';
 import type { Schema } from './schema.ts';
 import type { PreparedQuery, StoreOf } from './store.ts';
-import type { InputOf, NameOf, OutputOf, Registry } from './transactions.ts';
-import type { Answer, Failure, FromWriter, Request, WriterData } from './writer.ts';
+import type { Registry } from './transactions.ts';
+import type { Answer, Failure, FromWriter, Request, ToWriter, WriterData } from './writer.ts';
 
 /** Statements kept by their text. Lists of varying length make many texts; the oldest give way. */
 const STATEMENTS_MAX = 500;
@@ -36,29 +36,34 @@ export async function openSqlite<R extends Registry>(
   options: { file: string; readOnly?: boolean },
   registry: URL,
 ): Promise<SqliteStore<R>> {
-  if (options.readOnly === true) return openReader(options.file, refuseWrites, () => 0);
-  const unlock = lock(options.file);
+  const { file, readOnly = false } = options;
+  const unlock = readOnly ? undefined : lock(file);
+  let writer: Writer | undefined;
   try {
-    createPrivate(options.file);
-    const writer = await startWriter({ file: options.file, registry: registry.href });
-    try {
-      const store = await openReader<R>(options.file, writer.transact, writer.commits);
-      const close = async (): Promise<void> => {
-        await writer.drain();
-        await store.close();
-        await writer.close();
-        unlock();
-      };
-      return Object.defineProperties({ ...store }, {
-        commits: { get: writer.commits },
-        close: { value: once(close) },
-      });
-    } catch (error) {
-      await writer.close();
-      throw error;
+    if (!readOnly) {
+      createPrivate(file);
+      writer = await startWriter({ file, registry: registry.href });
     }
+    const reader = await openReader(file);
+    return {
+      engine: 'sqlite',
+      read: reader.read,
+      prepare: reader.prepare,
+      transact: (writer?.transact ?? refuseWrites) as SqliteStore<R>['transact'],
+      get commits() {
+        return writer?.commits() ?? 0;
+      },
+      close: once(async () => {
+        await writer?.drain();
+        // WHY the reader first: the last connection to close copies the log into the database, and must be able to write.
+        await reader.close();
+        await writer?.close();
+        unlock?.();
+      }),
+    };
   } catch (error) {
-    unlock();
+    await writer?.close();
+    unlock?.();
     throw error;
   }
 }
@@ -88,7 +93,9 @@ export function queryBuilder(database: DatabaseSync): Kysely<Schema> {
     statements.set(text, statement);
     return statement;
   };
-  return new Kysely<Schema>({ dialect: new SqliteDialect({ database: { prepare, close: () => database.close() } }) });
+  return new Kysely<Schema>({
+    dialect: new SqliteDialect({ database: { prepare, close: () => database.close() } }),
+  });
 }
 
 function adapt(database: DatabaseSync, text: string) {
@@ -110,36 +117,26 @@ function plainRows(statement: StatementSync, parameters: SQLInputValue[]): Recor
   return rows;
 }
 
-async function openReader<R extends Registry>(
-  file: string,
-  transact: Transact<R>,
-  commits: () => number,
-): Promise<SqliteStore<R>> {
+async function openReader(file: string): Promise<Pick<SqliteStore<Registry>, 'read' | 'prepare' | 'close'>> {
   const database = connect(file, true);
   const read = queryBuilder(database);
+  const close = async (): Promise<void> => {
+    // WHY both: Kysely closes only what it has used.
+    await read.destroy();
+    if (database.isOpen) database.close();
+  };
   try {
     await requireCurrent(read);
   } catch (error) {
-    database.close();
+    await close();
     throw error;
   }
-  return {
-    engine: 'sqlite',
-    read,
-    prepare<Row>(text: string): PreparedQuery<Row> {
-      const statement = database.prepare(text);
-      return async (...parameters) => plainRows(statement, parameters) as Row[];
-    },
-    transact,
-    commits: commits(),
-    close: once(async () => {
-      await read.destroy();
-      if (database.isOpen) database.close();
-    }),
+  const prepare = <Row>(text: string): PreparedQuery<Row> => {
+    const statement = database.prepare(text);
+    return async (...parameters) => plainRows(statement, parameters) as Row[];
   };
+  return { read, prepare, close };
 }
-
-type Transact<R extends Registry> = <Name extends NameOf<R>>(name: Name, input: InputOf<R, Name>) => Promise<OutputOf<R, Name>>;
 
 function refuseWrites(): Promise<never> {
   return Promise.reject(unavailable('The registry was opened for reading only'));
@@ -160,10 +157,12 @@ function lock(file: string): () => void {
   createPrivate(join(directory, 'berth.lock'));
   const database = new DatabaseSync(join(directory, 'berth.lock'), { timeout: 0 });
   try {
-    database.exec('begin exclusive');
+    database.exec('pragma journal_mode = memory; begin exclusive');
   } catch {
     database.close();
-    throw new Error(`the data directory ${directory} is in use by another Berth process (${readPid(pidFile)})`);
+    throw new Error(
+      `the data directory ${directory} is in use by another Berth process (${readPid(pidFile)})`,
+    );
   }
   writeFileSync(pidFile, `${process.pid}\n`, { mode: 0o600 });
   return once(() => database.close());
@@ -197,7 +196,7 @@ interface Pending {
 }
 
 interface Writer {
-  transact(name: string, input: unknown): Promise<never>;
+  transact(name: string, input: unknown): Promise<unknown>;
   commits(): number;
   /** Refuses new transactions and waits for those in flight. */
   drain(): Promise<void>;
@@ -206,43 +205,63 @@ interface Writer {
 
 /** Starts the writer thread; resolves once the database is migrated and it takes transactions. */
 async function startWriter(data: WriterData): Promise<Writer> {
-  const worker = new Worker(new URL('./writer.ts', import.meta.url), { workerData: data, name: 'store-writer' });
-  const exited = new Promise<void>((resolve) => worker.once('exit', () => resolve()));
+  const worker = new Worker(new URL('./writer.ts', import.meta.url), {
+    workerData: data,
+    name: 'store-writer',
+  });
+  const exited = new Promise<void>((resolve) => void worker.once('exit', () => resolve()));
   const pending = new Map<number, Pending>();
   let outgoing: Request[] = [];
   let nextId = 0;
   let commits = 0;
   let refusal: Fault | undefined;
-  let drained: (() => void) | undefined;
+  let reportDrained: (() => void) | undefined;
 
-  const settle = (answer: Answer): void => {
-    const waiting = pending.get(answer.id);
-    pending.delete(answer.id);
-    if ('failure' in answer) waiting?.reject(revive(answer.failure));
-    else waiting?.resolve(answer.output);
+  const settle = (id: number, action: (waiting: Pending) => void): void => {
+    const waiting = pending.get(id);
+    pending.delete(id);
+    if (waiting !== undefined) action(waiting);
+    if (pending.size === 0) reportDrained?.();
   };
-  const die = (): void => {
-    refusal = unavailable('The metadata writer stopped');
-    for (const waiting of pending.values()) waiting.reject(refusal);
-    pending.clear();
-    drained?.();
-  };
+  const receive = (answer: Answer): void =>
+    settle(answer.id, (waiting) => {
+      if ('failure' in answer) waiting.reject(revive(answer.failure));
+      else waiting.resolve(answer.output);
+    });
   const flush = (): void => {
-    worker.postMessage(outgoing);
+    const requests = outgoing;
     outgoing = [];
+    try {
+      send(worker, requests);
+    } catch {
+      // Something in it is not plain data: only its own caller is at fault.
+      for (const request of requests) sendAlone(request);
+    }
+  };
+  const sendAlone = (request: Request): void => {
+    try {
+      send(worker, [request]);
+    } catch (error) {
+      settle(request.id, (waiting) => waiting.reject(error));
+    }
   };
 
   await new Promise<void>((resolve, reject) => {
+    let cause = '';
     worker.on('message', (message: FromWriter) => {
       if (message === 'ready') return resolve();
       ({ commits } = message);
-      for (const answer of message.answers) settle(answer);
-      if (pending.size === 0) drained?.();
+      for (const answer of message.answers) receive(answer);
     });
-    worker.on('error', reject);
-    void exited.then(() => {
-      die();
-      reject(new Error('the metadata writer stopped while starting'));
+    worker.on('error', (error) => {
+      cause = `: ${(error as Error).message}`;
+      reject(error);
+    });
+    worker.on('exit', () => {
+      const fault = unavailable(`The metadata writer stopped${cause}`);
+      refusal = fault;
+      for (const id of pending.keys()) settle(id, (waiting) => waiting.reject(fault));
+      reject(fault);
     });
   });
 
@@ -253,24 +272,28 @@ async function startWriter(data: WriterData): Promise<Writer> {
         if (refusal !== undefined) return reject(refusal);
         if (pending.size >= PENDING_MAX) return reject(unavailable('Too many writes are waiting'));
         const id = nextId++;
-        pending.set(id, { resolve: resolve as Pending['resolve'], reject });
+        pending.set(id, { resolve, reject });
         outgoing.push({ id, name, input });
         if (outgoing.length === 1) queueMicrotask(flush);
       }),
     drain: async () => {
       refusal ??= unavailable('The registry is shutting down');
-      if (pending.size > 0) await new Promise<void>((resolve) => (drained = resolve));
+      if (pending.size > 0) await new Promise<void>((resolve) => (reportDrained = resolve));
     },
     close: async () => {
-      worker.postMessage('close');
+      send(worker, 'close');
       await exited;
     },
   };
 }
 
+function send(worker: Worker, message: ToWriter): void {
+  worker.postMessage(message, []);
+}
+
 /** The error a transaction threw on the writer thread, as it was. */
 function revive(failure: Failure): Error {
   if ('fault' in failure) return new Fault(failure.fault, failure.message, failure.detail);
-  const { message, stack, ...rest } = failure;
-  return Object.assign(new Error(message), rest, { stack });
+  const { message, ...rest } = failure;
+  return Object.assign(new Error(message), rest);
 }

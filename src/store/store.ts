@@ -11,6 +11,8 @@ import { openPostgres } from './postgres.ts';
 export type { Schema } from './schema.ts';
 export type { Reader, Transaction, Tx } from './transaction.ts';
 export type { TransactionInput, TransactionName, TransactionOutput } from './transactions.ts';
+export type { ReviewedGarbage } from './garbage.ts';
+export { knownStorageKeys } from './garbage.ts';
 export { isForeignKeyViolation, isUniqueViolation } from './violations.ts';
 
 /** A store whose transactions are those of `R`; the product's is {@link Store}. */

@@ -25,7 +25,12 @@ export interface Request {
 
 export type Failure =
   | { readonly fault: FaultCode; readonly message: string; readonly detail: FaultDetail | undefined }
-  | { readonly message: string; readonly stack: string | undefined; readonly code: unknown; readonly errcode: unknown };
+  | {
+      readonly message: string;
+      readonly stack: string | undefined;
+      readonly code: unknown;
+      readonly errcode: unknown;
+    };
 
 export type Answer =
   | { readonly id: number; readonly output: unknown }
@@ -70,7 +75,7 @@ async function serve(port: MessagePort, { file, registry }: WriterData): Promise
   const work = async (): Promise<void> => {
     const answers = await runBatch(database, tx, TRANSACTIONS, queue);
     commits += 1;
-    port.postMessage({ answers, commits } satisfies FromWriter);
+    send(port, answers, commits);
     advance();
   };
   const advance = (): void => {
@@ -93,10 +98,32 @@ async function serve(port: MessagePort, { file, registry }: WriterData): Promise
   port.postMessage('ready' satisfies FromWriter);
 }
 
+function send(port: MessagePort, answers: readonly Answer[], commits: number): void {
+  try {
+    port.postMessage({ answers, commits } satisfies FromWriter);
+  } catch {
+    // An output is not plain data: only its own caller is told so.
+    port.postMessage({ answers: answers.map(cloneable), commits } satisfies FromWriter);
+  }
+}
+
+function cloneable(answer: Answer): Answer {
+  try {
+    return structuredClone(answer);
+  } catch (error) {
+    return { id: answer.id, failure: describe(error) };
+  }
+}
+
 type Registry = Readonly<Record<string, Transaction<unknown, unknown>>>;
 
 /** Takes requests off the queue and runs them in one commit. Never throws: a commit that fails is every request's failure. */
-async function runBatch(database: DatabaseSync, tx: Tx, registry: Registry, queue: Request[]): Promise<Answer[]> {
+async function runBatch(
+  database: DatabaseSync,
+  tx: Tx,
+  registry: Registry,
+  queue: Request[],
+): Promise<Answer[]> {
   const batch: Request[] = [];
   const answers: Answer[] = [];
   const until = performance.now() + BATCH_MS;
@@ -117,7 +144,12 @@ async function runBatch(database: DatabaseSync, tx: Tx, registry: Registry, queu
 }
 
 /** Throws only when the whole batch is lost: SQLite rolls everything back itself on some errors (disk full, I/O). */
-async function runOne(database: DatabaseSync, tx: Tx, registry: Registry, { id, name, input }: Request): Promise<Answer> {
+async function runOne(
+  database: DatabaseSync,
+  tx: Tx,
+  registry: Registry,
+  { id, name, input }: Request,
+): Promise<Answer> {
   database.exec('savepoint request');
   try {
     const transaction = Object.hasOwn(registry, name) ? registry[name] : undefined;
@@ -134,9 +166,14 @@ async function runOne(database: DatabaseSync, tx: Tx, registry: Registry, { id, 
 
 function describe(error: unknown): Failure {
   if (error instanceof Fault) return { fault: error.code, message: error.message, detail: error.detail };
-  if (!(error instanceof Error)) return { message: String(error), stack: undefined, code: undefined, errcode: undefined };
+  if (!(error instanceof Error))
+    return { message: String(error), stack: undefined, code: undefined, errcode: undefined };
   const { code, errcode } = error as { code?: unknown; errcode?: unknown };
   if (typeof errcode === 'number' && UNAVAILABLE.has(errcode & 0xff))
-    return { fault: 'ServiceUnavailableException', message: `The metadata database failed: ${error.message}`, detail: undefined };
+    return {
+      fault: 'ServiceUnavailableException',
+      message: `The metadata database failed: ${error.message}`,
+      detail: undefined,
+    };
   return { message: error.message, stack: error.stack, code, errcode };
 }
