@@ -1,0 +1,174 @@
+import type { CipherGCM, Hash } from 'node:crypto';
+import { syncData, writeAt } from './disk.ts';
+import { FRAME_BYTES, FRAME_OVERHEAD_BYTES, type FrameCodec } from './format.ts';
+import { release, type SharedLimits } from './limits.ts';
+
+const WRITES_IN_FLIGHT_MAX = 4;
+const FLUSH_EVERY_BYTES = 64 * FRAME_BYTES;
+const STAGE_BYTES = 64 * 1024;
+/** Smaller chunks (TLS records, chunked requests) are gathered first: a cipher call and an I/O vector each would cost more than a copy. */
+const DIRECT_BYTES_MIN = 32 * 1024;
+
+/** Where the written frames end: in the plaintext and in the file. */
+export interface WrittenEnd {
+  readonly offset: number;
+  readonly position: number;
+}
+
+/**
+ * Encrypts a byte stream into frames and writes them behind one another, a few at a time. The caller stops feeding it while
+ * `congested`. Ends with exactly one of `end` and `abandon`; only then may the file be closed.
+ */
+export class FrameWriter {
+  /** Called when a write has ended and the writer is not congested. */
+  onRoom: () => void = () => {};
+  /** Called once, as soon as a write has failed; `end` rejects with the same error. */
+  onFailure: (error: Error) => void = () => {};
+
+  readonly #fd: number;
+  readonly #codec: FrameCodec;
+  readonly #limits: SharedLimits;
+  readonly #hash: Hash | undefined;
+  #offset: number;
+  #position: number;
+
+  #frame: { nonce: Buffer; cipher: CipherGCM } | undefined;
+  #parts: Buffer[] = [];
+  #filled = 0;
+  #stage: Buffer | undefined;
+  #staged = 0;
+
+  readonly #writes = new Set<Promise<void>>();
+  #flush: Promise<void> | undefined;
+  #unflushedBytes = 0;
+  #error: Error | undefined;
+
+  /** Starts a frame at the plaintext offset and file position of `from`. `hash`, when given, sees the plaintext. */
+  constructor(fd: number, codec: FrameCodec, from: WrittenEnd, limits: SharedLimits, hash?: Hash) {
+    this.#fd = fd;
+    this.#codec = codec;
+    this.#limits = limits;
+    this.#hash = hash;
+    this.#offset = from.offset;
+    this.#position = from.position;
+  }
+
+  /** Whether enough is under way; each stream may always have one frame under way, or it would wait for others for ever. */
+  get congested(): boolean {
+    const writes = this.#writes.size;
+    return writes >= WRITES_IN_FLIGHT_MAX || (writes > 0 && this.#limits.writingBytes >= this.#limits.writingBytesMax);
+  }
+
+  /** Takes a chunk; does not keep it. */
+  write(chunk: Uint8Array): void {
+    if (chunk.length >= DIRECT_BYTES_MIN) {
+      this.#encryptStage();
+      this.#encrypt(chunk);
+      return;
+    }
+    this.#stage ??= Buffer.allocUnsafeSlow(STAGE_BYTES);
+    for (let from = 0; from < chunk.length;) {
+      const length = Math.min(chunk.length - from, STAGE_BYTES - this.#staged);
+      this.#stage.set(chunk.subarray(from, from + length), this.#staged);
+      this.#staged += length;
+      from += length;
+      if (this.#staged === STAGE_BYTES) this.#encryptStage();
+    }
+  }
+
+  /** Resolves when the writer is not congested. */
+  async room(): Promise<void> {
+    while (this.congested) await Promise.race(this.#writes);
+  }
+
+  /** Writes the last frame and waits for all; the bytes are written, not yet durable. Rejects with the first failure. */
+  async end(): Promise<WrittenEnd> {
+    this.#encryptStage();
+    if (this.#filled > 0) this.#finishFrame();
+    await this.#settle();
+    if (this.#error !== undefined) throw this.#error;
+    return { offset: this.#offset, position: this.#position };
+  }
+
+  /** Drops what is not under way and waits for the rest. Never rejects. */
+  async abandon(): Promise<void> {
+    this.#parts = [];
+    await this.#settle();
+  }
+
+  async #settle(): Promise<void> {
+    while (this.#writes.size > 0) await Promise.all(this.#writes);
+    await this.#flush;
+  }
+
+  #encryptStage(): void {
+    if (this.#staged === 0 || this.#stage === undefined) return;
+    const staged = this.#stage.subarray(0, this.#staged);
+    this.#staged = 0;
+    this.#encrypt(staged);
+  }
+
+  #encrypt(bytes: Uint8Array): void {
+    this.#hash?.update(bytes);
+    for (let from = 0; from < bytes.length;) {
+      this.#frame ??= this.#codec.start(this.#offset);
+      const length = Math.min(bytes.length - from, FRAME_BYTES - this.#filled);
+      this.#parts.push(this.#frame.cipher.update(bytes.subarray(from, from + length)));
+      this.#filled += length;
+      from += length;
+      if (this.#filled === FRAME_BYTES) this.#finishFrame();
+    }
+  }
+
+  #finishFrame(): void {
+    if (this.#frame === undefined) return;
+    const { nonce, cipher } = this.#frame;
+    cipher.final();
+    const tag = cipher.getAuthTag();
+    const buffers = [this.#codec.prefix(nonce, this.#filled), ...this.#parts, tag];
+    const position = this.#position;
+    const bytes = this.#filled + FRAME_OVERHEAD_BYTES;
+    this.#offset += this.#filled;
+    this.#position += bytes;
+    this.#frame = undefined;
+    this.#parts = [];
+    this.#filled = 0;
+    const write = this.#writeFrame(buffers, bytes, position).finally(() => {
+      this.#writes.delete(write);
+      if (this.#error === undefined && !this.congested) this.onRoom();
+    });
+    this.#writes.add(write);
+  }
+
+  async #writeFrame(buffers: Buffer[], bytes: number, position: number): Promise<void> {
+    this.#limits.writingBytes += bytes;
+    try {
+      await writeAt(this.#fd, buffers, position);
+      for (const buffer of buffers) release(buffer);
+      this.#unflushedBytes += bytes;
+      this.#flushInBackground();
+    } catch (error) {
+      this.#fail(error as Error);
+    } finally {
+      this.#limits.writingBytes -= bytes;
+    }
+  }
+
+  // Flushing on the way bounds the dirty pages, so the flush at the end is short.
+  #flushInBackground(): void {
+    if (this.#unflushedBytes < FLUSH_EVERY_BYTES || this.#flush !== undefined) return;
+    this.#unflushedBytes = 0;
+    this.#flush = this.#limits.flushes
+      .run(() => syncData(this.#fd))
+      .catch((error: unknown) => this.#fail(error as Error))
+      .finally(() => {
+        this.#flush = undefined;
+      });
+  }
+
+  #fail(error: Error): void {
+    if (this.#error !== undefined) return;
+    this.#error = error;
+    this.onFailure(error);
+  }
+}

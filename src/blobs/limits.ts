@@ -1,0 +1,127 @@
+import { FRAME_BYTES, FRAME_OVERHEAD_BYTES } from './format.ts';
+
+/** Buffers of one size, reused; `take` waits while `limit` of them are out. */
+export class BufferPool {
+  readonly #bytes: number;
+  readonly #limit: number;
+  readonly #free: Buffer[] = [];
+  readonly #waiting: ((buffer: Buffer) => void)[] = [];
+  #out = 0;
+
+  constructor(bytes: number, limit: number) {
+    this.#bytes = bytes;
+    this.#limit = limit;
+  }
+
+  /** A buffer, or undefined when all are out. Its content is left over from others. */
+  tryTake(): Buffer | undefined {
+    if (this.#out >= this.#limit) return undefined;
+    this.#out += 1;
+    return this.#free.pop() ?? Buffer.allocUnsafeSlow(this.#bytes);
+  }
+
+  /** A buffer as soon as one is back; first come, first served. */
+  take(): Promise<Buffer> {
+    const buffer = this.tryTake();
+    if (buffer !== undefined) return Promise.resolve(buffer);
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  /** Returns a buffer that nobody reads or writes any more. */
+  give(buffer: Buffer): void {
+    const next = this.#waiting.shift();
+    if (next !== undefined) return next(buffer);
+    this.#out -= 1;
+    this.#free.push(buffer);
+  }
+}
+
+/** Below this a buffer may be a view of memory shared with others, and giving it back early gains nothing. */
+const RELEASE_BYTES_MIN = 16 * 1024;
+
+/**
+ * Frees the memory of a buffer now instead of at the next garbage collection; it is empty afterwards. WHY: the ciphers return new
+ * memory at each call. Left to the collector, hundreds of megabytes pile up, and fresh pages cost a third of the decryption.
+ *
+ * INVARIANT: only for what a cipher returned, and when nobody else holds it.
+ */
+export function release(buffer: Buffer): void {
+  const memory = buffer.buffer;
+  if (memory.byteLength >= RELEASE_BYTES_MIN && memory instanceof ArrayBuffer) memory.transfer(0);
+}
+
+/** Plaintext of small sealed blobs, the most recently used ones up to a number of bytes. They never change. */
+export class SmallBlobCache {
+  readonly #bytesMax: number;
+  readonly #entries = new Map<string, { contentKeyName: string; plaintext: Buffer }>();
+  #bytes = 0;
+
+  constructor(bytesMax: number) {
+    this.#bytesMax = bytesMax;
+  }
+
+  /** The entry, which becomes the most recently used. */
+  get(key: string): { contentKeyName: string; plaintext: Buffer } | undefined {
+    const entry = this.#entries.get(key);
+    if (entry === undefined) return undefined;
+    this.#entries.delete(key);
+    this.#entries.set(key, entry);
+    return entry;
+  }
+
+  /** Keeps a blob, dropping the least recently used ones to make room. */
+  set(key: string, contentKeyName: string, plaintext: Buffer): void {
+    this.delete(key);
+    this.#entries.set(key, { contentKeyName, plaintext });
+    this.#bytes += plaintext.length;
+    for (const oldest of this.#entries.keys()) {
+      if (this.#bytes <= this.#bytesMax) break;
+      this.delete(oldest);
+    }
+  }
+
+  /** Forgets a blob. */
+  delete(key: string): void {
+    const entry = this.#entries.get(key);
+    if (entry !== undefined) this.#bytes -= entry.plaintext.length;
+    this.#entries.delete(key);
+  }
+}
+
+/** Runs at most `limit` tasks at the same time, the others in order. */
+export class Gate {
+  readonly #limit: number;
+  readonly #waiting: (() => void)[] = [];
+  #running = 0;
+
+  constructor(limit: number) {
+    this.#limit = limit;
+  }
+
+  async run<T>(task: () => Promise<T>): Promise<T> {
+    if (this.#running >= this.#limit) await new Promise<void>((resolve) => this.#waiting.push(resolve));
+    else this.#running += 1;
+    try {
+      return await task();
+    } finally {
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#running -= 1;
+      else next();
+    }
+  }
+}
+
+/** What the streams of one store share, so that many of them stay within bounds together. */
+export class SharedLimits {
+  /** Encrypted frames on their way to the disk. Beyond `writingBytesMax` each stream may have one only. */
+  writingBytes = 0;
+  readonly writingBytesMax = 32 * FRAME_BYTES;
+  /** Frames being read and decrypted: held briefly, never while a client stalls. */
+  readonly frames = new BufferPool(FRAME_BYTES + FRAME_OVERHEAD_BYTES, 8);
+  /** Frames read ahead of a client. INVARIANT: apart from `frames`, so that stalled clients cannot hold up others. */
+  readonly framesAhead = new BufferPool(FRAME_BYTES + FRAME_OVERHEAD_BYTES, 16);
+  /** WHY: a flush holds one of libuv's four threads, for long on slow disks; one stays free for reads. */
+  readonly flushes = new Gate(3);
+  /** Image configurations and other small blobs, which every pull reads. */
+  readonly smallBlobs = new SmallBlobCache(16 << 20);
+}
