@@ -1,3 +1,572 @@
-import type { Transaction } from './transaction.ts';
+/** Images and tags of a repository: look-ups of the registry, and every write to them. */
+import { sql } from 'kysely';
+import {
+  Fault,
+  imageTagAlreadyExists,
+  layersNotFound,
+  referencedImagesNotFound,
+  repositoryNotFound,
+} from '../domain/faults.ts';
+import { type BlobReference, type ChildReference, imageSize } from '../domain/manifests.ts';
+import { decideTagMove, type TagRules } from '../domain/tags.ts';
+import { chunks } from './repository-blobs.ts';
+import type { Transaction, Tx } from './transaction.ts';
 
-export const imageTransactions = {} as const satisfies Record<string, Transaction<never, unknown>>;
+export { unlinkBlobsOfRepository } from './repository-blobs.ts';
+
+/** Which repository, and how texts call it. */
+export interface RepositoryName {
+  readonly id: string;
+  readonly name: string;
+  readonly account: string;
+}
+
+export interface ImageIdRow {
+  readonly imageDigest?: string | undefined;
+  readonly imageTag?: string | undefined;
+}
+
+export interface ImageFailureRow {
+  readonly imageId: ImageIdRow;
+  readonly failureCode: string;
+  readonly failureReason: string;
+}
+
+/** Parents named in one refusal. */
+const PARENTS_NAMED_MAX = 100;
+
+export interface PutImageRow {
+  readonly repository: RepositoryName;
+  readonly digest: string;
+  readonly mediaType: string;
+  readonly artifactType: string | undefined;
+  readonly subjectDigest: string | undefined;
+  readonly manifest: Uint8Array;
+  /** bytes of the content the manifest names itself */
+  readonly contentSize: number;
+  readonly blobs: readonly BlobReference[];
+  readonly children: readonly ChildReference[];
+  readonly tags: readonly string[];
+  readonly existing: 'refuse' | 'accept';
+  readonly now: number;
+  /** random, makes the row's id unique */
+  readonly nonce: string;
+  readonly tagsPerImageMax: number;
+  /** absent: the images of the repository are not counted this time */
+  readonly imagesMax: number | undefined;
+}
+
+export interface PutImageOutcome {
+  readonly mediaType: string;
+  readonly subjectDigest: string | undefined;
+  /** false when the image was there before */
+  readonly added: boolean;
+  /** images of the repository, when they were counted */
+  readonly images: number | undefined;
+}
+
+/** Stores an image and sets its tags. See `Images.put` for the Faults. */
+async function putImage(tx: Tx, input: PutImageRow): Promise<PutImageOutcome> {
+  const rules = await requireRules(tx, input.repository);
+  const present = await tx
+    .selectFrom('image')
+    .select(['media_type', 'subject_digest'])
+    .where('repository_id', '=', input.repository.id)
+    .where('digest', '=', input.digest)
+    .executeTakeFirst();
+  if (present !== undefined && input.existing === 'refuse' && input.tags.length === 0) {
+    throw imageAlreadyExists(input, 'null');
+  }
+  let images: number | undefined;
+  if (present === undefined) {
+    const held = await requireBlobs(tx, input);
+    const childSizes = await requireChildren(tx, input);
+    images = await requireRoom(tx, input);
+    await insertImage(tx, input, imageSize(input.contentSize, childSizes));
+    await insertReferences(tx, input, held);
+  }
+  await setTags(tx, input, rules);
+  return {
+    mediaType: present?.media_type ?? input.mediaType,
+    subjectDigest: present === undefined ? input.subjectDigest : (present.subject_digest ?? undefined),
+    added: present === undefined,
+    images,
+  };
+}
+
+async function requireRules(tx: Tx, repository: RepositoryName): Promise<TagRules> {
+  const row = await tx
+    .selectFrom('repository')
+    .select(['mutability', 'exclusion_filters'])
+    .where('id', '=', repository.id)
+    .executeTakeFirst();
+  if (row === undefined) throw repositoryNotFound(repository.name, repository.account);
+  const filters = row.exclusion_filters;
+  return {
+    mutability: row.mutability,
+    exclusionFilters: filters === null ? [] : (JSON.parse(filters) as TagRules['exclusionFilters']),
+  };
+}
+
+function imageAlreadyExists(input: PutImageRow, tag: string): Fault {
+  const { name, account } = input.repository;
+  return new Fault(
+    'ImageAlreadyExistsException',
+    `Image with digest '${input.digest}' and tag '${tag}' already exists in the repository with name '${name}' ` +
+      `in registry with id '${account}'`,
+  );
+}
+
+function wrongSize(digest: string, said: number, stored: number): Fault {
+  return new Fault(
+    'ManifestInvalid',
+    `The manifest says that ${digest} has ${said} bytes, but it has ${stored}`,
+  );
+}
+
+/** Verifies that the repository holds what the manifest names, in these sizes. Returns what to refer to. */
+async function requireBlobs(tx: Tx, input: PutImageRow): Promise<BlobReference[]> {
+  const held: BlobReference[] = [];
+  const missing: string[] = [];
+  for (const part of chunks(input.blobs)) {
+    const rows = await tx
+      .selectFrom('repository_blob')
+      .select(['digest', 'size'])
+      .where('repository_id', '=', input.repository.id)
+      .where(
+        'digest',
+        'in',
+        part.map(({ digest }) => digest),
+      )
+      .execute();
+    const sizes = new Map(rows.map(({ digest, size }) => [digest, size]));
+    for (const blob of part) {
+      const size = sizes.get(blob.digest);
+      if (size === blob.size) held.push(blob);
+      else if (size === undefined && blob.required) missing.push(blob.digest);
+      else if (size !== undefined) throw wrongSize(blob.digest, blob.size, size);
+    }
+  }
+  const { name, account } = input.repository;
+  if (missing.length > 0) throw layersNotFound(missing, name, account);
+  return held;
+}
+
+/** Verifies that the members of an index are images here. Returns their imageSizeInBytes. */
+async function requireChildren(tx: Tx, input: PutImageRow): Promise<number[]> {
+  const sizes: number[] = [];
+  const missing: string[] = [];
+  for (const part of chunks(input.children)) {
+    const rows = await tx
+      .selectFrom('image')
+      .select(['digest', 'size', sql<number | string>`length(manifest)`.as('bytes')])
+      .where('repository_id', '=', input.repository.id)
+      .where(
+        'digest',
+        'in',
+        part.map(({ digest }) => digest),
+      )
+      .execute();
+    const found = new Map(rows.map((row) => [row.digest, row]));
+    for (const child of part) {
+      const row = found.get(child.digest);
+      if (row === undefined) missing.push(child.digest);
+      else if (Number(row.bytes) !== child.size) throw wrongSize(child.digest, child.size, Number(row.bytes));
+      else sizes.push(row.size);
+    }
+  }
+  const { name, account } = input.repository;
+  if (missing.length > 0) throw referencedImagesNotFound(missing, name, account);
+  return sizes;
+}
+
+async function requireRoom(tx: Tx, { repository, imagesMax }: PutImageRow): Promise<number | undefined> {
+  if (imagesMax === undefined) return undefined;
+  const { count } = await tx
+    .selectFrom('image')
+    .select((q) => q.fn.countAll<number | string>().as('count'))
+    .where('repository_id', '=', repository.id)
+    .executeTakeFirstOrThrow();
+  if (Number(count) >= imagesMax) {
+    throw new Fault(
+      'LimitExceededException',
+      `The repository with name '${repository.name}' in registry with id '${repository.account}' already has the ` +
+        `maximum allowed number of images which is '${imagesMax}'`,
+    );
+  }
+  return Number(count) + 1;
+}
+
+async function insertImage(tx: Tx, input: PutImageRow, size: number): Promise<void> {
+  const newest = await tx
+    .selectFrom('image')
+    .select('pushed_at')
+    .where('repository_id', '=', input.repository.id)
+    .orderBy('pushed_at', 'desc')
+    .limit(1)
+    .executeTakeFirst();
+  // INVARIANT: push times of a repository are distinct and in the order of the pushes (ecr-api.md §7.5).
+  const pushedAt = Math.max(input.now, (newest?.pushed_at ?? 0) + 1);
+  await tx
+    .insertInto('image')
+    .values({
+      id: pushedAt.toString(16).padStart(12, '0') + input.nonce,
+      repository_id: input.repository.id,
+      digest: input.digest,
+      media_type: input.mediaType,
+      artifact_type: input.artifactType ?? null,
+      subject_digest: input.subjectDigest ?? null,
+      manifest: input.manifest,
+      size,
+      pushed_at: pushedAt,
+      last_pulled_at: null,
+    })
+    .execute();
+}
+
+async function insertReferences(tx: Tx, input: PutImageRow, held: readonly BlobReference[]): Promise<void> {
+  const image = { repository_id: input.repository.id };
+  for (const part of chunks(held)) {
+    await tx
+      .insertInto('image_blob')
+      .values(
+        part.map(({ digest, mediaType }) => ({
+          ...image,
+          image_digest: input.digest,
+          blob_digest: digest,
+          media_type: mediaType,
+        })),
+      )
+      .execute();
+  }
+  for (const part of chunks(input.children)) {
+    await tx
+      .insertInto('image_child')
+      .values(part.map(({ digest }) => ({ ...image, parent_digest: input.digest, child_digest: digest })))
+      .execute();
+  }
+}
+
+async function setTags(tx: Tx, input: PutImageRow, rules: TagRules): Promise<void> {
+  const { repository } = input;
+  const wanted = [...new Set(input.tags)];
+  if (wanted.length === 0) return;
+  const current = new Map<string, string>();
+  for (const part of chunks(wanted)) {
+    const rows = await tx
+      .selectFrom('tag')
+      .select(['name', 'image_digest'])
+      .where('repository_id', '=', repository.id)
+      .where('name', 'in', part)
+      .execute();
+    for (const row of rows) current.set(row.name, row.image_digest);
+  }
+  const fresh = wanted.filter((tag) => current.get(tag) !== input.digest);
+  if (input.existing === 'refuse') {
+    const same = wanted.find((tag) => current.get(tag) === input.digest);
+    if (same !== undefined) throw imageAlreadyExists(input, same);
+  }
+  for (const tag of fresh) {
+    if (current.has(tag) && !decideTagMove(rules, tag).movable) {
+      throw imageTagAlreadyExists(tag, repository.name, rules.mutability);
+    }
+  }
+  await writeTags(tx, input, fresh);
+}
+
+async function writeTags(tx: Tx, input: PutImageRow, tags: readonly string[]): Promise<void> {
+  const [first] = tags;
+  if (first === undefined) return;
+  const { repository } = input;
+  const { count, newest } = await tx
+    .selectFrom('tag')
+    .select((q) => [
+      q.fn.countAll<number | string>().as('count'),
+      q.fn.max<number | string | null>('tagged_at').as('newest'),
+    ])
+    .where('repository_id', '=', repository.id)
+    .where('image_digest', '=', input.digest)
+    .executeTakeFirstOrThrow();
+  const room = input.tagsPerImageMax - Number(count);
+  if (tags.length > room) {
+    throw new Fault(
+      'LimitExceededException',
+      `Adding tag '${tags[Math.max(room, 0)] ?? first}' to an image in the repository with name '${repository.name}' in registry ` +
+        `with id '${repository.account}' exceeds the maximum allowed number of tags per image which is ` +
+        `'${input.tagsPerImageMax}'`,
+    );
+  }
+  // WHY distinct times: an image lists its tags in the order they were given.
+  const since = Math.max(input.now, Number(newest ?? 0) + 1);
+  let at = since;
+  for (const part of chunks(tags)) {
+    await tx
+      .insertInto('tag')
+      .values(
+        part.map((name) => ({
+          repository_id: repository.id,
+          name,
+          image_digest: input.digest,
+          tagged_at: at++,
+        })),
+      )
+      .onConflict((conflict) =>
+        conflict.columns(['repository_id', 'name']).doUpdateSet((q) => ({
+          image_digest: q.ref('excluded.image_digest'),
+          tagged_at: q.ref('excluded.tagged_at'),
+        })),
+      )
+      .execute();
+  }
+}
+
+const DIGEST_SYNTAX = /^[a-zA-Z0-9\-_+.]+:[a-fA-F0-9]+$/;
+const TAG_SYNTAX = /^[a-zA-Z0-9\-_.]+$/;
+
+/** What is wrong with an image id itself, in ECR's words (ecr-api.md §3.2); `undefined` when it can be looked up. */
+export function imageIdFailure(imageId: ImageIdRow): ImageFailureRow | undefined {
+  const { imageDigest, imageTag } = imageId;
+  const fail = (failureCode: string, reason: string): ImageFailureRow => ({
+    imageId,
+    failureCode,
+    failureReason: `Invalid request parameters: ${reason}`,
+  });
+  if (imageDigest === undefined && imageTag === undefined) {
+    return fail('MissingDigestAndTag', 'both tag and digest cannot be null');
+  }
+  if (imageDigest !== undefined && !DIGEST_SYNTAX.test(imageDigest)) {
+    return fail(
+      'InvalidImageDigest',
+      `image digest should satisfy the regex '[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+'`,
+    );
+  }
+  if (imageTag !== undefined && !TAG_SYNTAX.test(imageTag)) {
+    return fail('InvalidImageTag', `image tag should satisfy the regex '[a-zA-Z0-9-_.]+'`);
+  }
+  return undefined;
+}
+
+export function imageNotFoundFailure(imageId: ImageIdRow): ImageFailureRow {
+  return { imageId, failureCode: 'ImageNotFound', failureReason: 'Requested image not found' };
+}
+
+export function tagDigestFailure(imageId: ImageIdRow): ImageFailureRow {
+  return {
+    imageId,
+    failureCode: 'ImageTagDoesNotMatchDigest',
+    failureReason: 'Invalid request parameters: given tag does not map to the given digest',
+  };
+}
+
+/** Image ids without repetitions, in order. */
+export function distinctImageIds(ids: readonly ImageIdRow[]): ImageIdRow[] {
+  const seen = new Map<string, ImageIdRow>();
+  for (const id of ids) {
+    const key = JSON.stringify([id.imageDigest ?? null, id.imageTag ?? null]);
+    if (!seen.has(key)) seen.set(key, id);
+  }
+  return [...seen.values()];
+}
+
+export interface DeleteImagesInput {
+  readonly repository: RepositoryName;
+  readonly ids: readonly ImageIdRow[];
+  readonly now: number;
+}
+
+export interface DeleteImagesOutcome {
+  imageIds: ImageIdRow[];
+  failures: ImageFailureRow[];
+}
+
+/** Deletes in the order asked, judging each id by what is left then. @throws Fault RepositoryNotFoundException */
+async function deleteImages(tx: Tx, input: DeleteImagesInput): Promise<DeleteImagesOutcome> {
+  await requireRules(tx, input.repository);
+  const outcome: DeleteImagesOutcome = { imageIds: [], failures: [] };
+  for (const imageId of distinctImageIds(input.ids)) {
+    const failure = imageIdFailure(imageId);
+    const result =
+      failure ??
+      (imageId.imageTag === undefined
+        ? await deleteByDigest(tx, input, imageId)
+        : await deleteByTag(tx, input, imageId, imageId.imageTag));
+    if (Array.isArray(result)) outcome.imageIds.push(...result);
+    else outcome.failures.push(result);
+  }
+  return outcome;
+}
+
+async function deleteByDigest(
+  tx: Tx,
+  { repository, now }: DeleteImagesInput,
+  imageId: ImageIdRow,
+): Promise<ImageIdRow[] | ImageFailureRow> {
+  const { imageDigest = '' } = imageId;
+  const image = await tx
+    .selectFrom('image')
+    .select('digest')
+    .where('repository_id', '=', repository.id)
+    .where('digest', '=', imageDigest)
+    .executeTakeFirst();
+  if (image === undefined) return imageNotFoundFailure(imageId);
+  const referenced = await referencedFailure(tx, repository.id, imageDigest, imageId);
+  if (referenced !== undefined) return referenced;
+  const tags = await tx
+    .selectFrom('tag')
+    .select('name')
+    .where('repository_id', '=', repository.id)
+    .where('image_digest', '=', imageDigest)
+    .orderBy('tagged_at')
+    .orderBy('name')
+    .execute();
+  await deleteImage(tx, repository.id, imageDigest, now);
+  return tags.length === 0 ? [{ imageDigest }] : tags.map(({ name }) => ({ imageDigest, imageTag: name }));
+}
+
+/** Removes one tag, and with the last one the image. */
+async function deleteByTag(
+  tx: Tx,
+  { repository, now }: DeleteImagesInput,
+  imageId: ImageIdRow,
+  imageTag: string,
+): Promise<ImageIdRow[] | ImageFailureRow> {
+  const tag = await tx
+    .selectFrom('tag')
+    .select('image_digest')
+    .where('repository_id', '=', repository.id)
+    .where('name', '=', imageTag)
+    .executeTakeFirst();
+  if (tag === undefined) return imageNotFoundFailure(imageId);
+  const imageDigest = tag.image_digest;
+  if (imageId.imageDigest !== undefined && imageId.imageDigest !== imageDigest)
+    return tagDigestFailure(imageId);
+  const other = await tx
+    .selectFrom('tag')
+    .select('name')
+    .where('repository_id', '=', repository.id)
+    .where('image_digest', '=', imageDigest)
+    .where('name', '!=', imageTag)
+    .limit(1)
+    .executeTakeFirst();
+  if (other === undefined) {
+    const referenced = await referencedFailure(tx, repository.id, imageDigest, imageId);
+    if (referenced !== undefined) return referenced;
+    await deleteImage(tx, repository.id, imageDigest, now);
+  } else {
+    await tx
+      .deleteFrom('tag')
+      .where('repository_id', '=', repository.id)
+      .where('name', '=', imageTag)
+      .execute();
+  }
+  return [{ imageDigest, imageTag }];
+}
+
+/** ECR keeps the members of an index as long as there is the index. */
+async function referencedFailure(
+  tx: Tx,
+  repositoryId: string,
+  digest: string,
+  imageId: ImageIdRow,
+): Promise<ImageFailureRow | undefined> {
+  const parents = await tx
+    .selectFrom('image_child')
+    .select('parent_digest')
+    .where('repository_id', '=', repositoryId)
+    .where('child_digest', '=', digest)
+    .orderBy('parent_digest')
+    .limit(PARENTS_NAMED_MAX)
+    .execute();
+  if (parents.length === 0) return undefined;
+  const names = parents.map((row) => row.parent_digest).join(', ');
+  return {
+    imageId,
+    failureCode: 'ImageReferencedByManifestList',
+    failureReason: `Requested image referenced by manifest list: [${names}]`,
+  };
+}
+
+/** Deletes an image that is no member of an index, with its tags; its content is reviewed when its lease is over. */
+async function deleteImage(tx: Tx, repositoryId: string, digest: string, now: number): Promise<void> {
+  await tx
+    .insertInto('garbage_review')
+    .columns(['repository_id', 'digest', 'review_after'])
+    .expression(
+      tx
+        .selectFrom('image_blob')
+        .innerJoin('repository_blob', (join) =>
+          join
+            .onRef('repository_blob.repository_id', '=', 'image_blob.repository_id')
+            .onRef('repository_blob.digest', '=', 'image_blob.blob_digest'),
+        )
+        .select([
+          'image_blob.repository_id',
+          'image_blob.blob_digest',
+          sql<number>`case when repository_blob.leased_until > ${now} then repository_blob.leased_until else cast(${now} as bigint) end`.as(
+            'review_after',
+          ),
+        ])
+        .where('image_blob.repository_id', '=', repositoryId)
+        .where('image_blob.image_digest', '=', digest),
+    )
+    .onConflict((conflict) =>
+      conflict
+        .columns(['repository_id', 'digest'])
+        .doUpdateSet((q) => ({ review_after: q.ref('excluded.review_after') })),
+    )
+    .execute();
+  await tx
+    .deleteFrom('tag')
+    .where('repository_id', '=', repositoryId)
+    .where('image_digest', '=', digest)
+    .execute();
+  await tx
+    .deleteFrom('image_child')
+    .where('repository_id', '=', repositoryId)
+    .where('parent_digest', '=', digest)
+    .execute();
+  await tx
+    .deleteFrom('image_blob')
+    .where('repository_id', '=', repositoryId)
+    .where('image_digest', '=', digest)
+    .execute();
+  await tx
+    .deleteFrom('image')
+    .where('repository_id', '=', repositoryId)
+    .where('digest', '=', digest)
+    .execute();
+}
+
+/**
+ * Deletes all images and tags of a repository, by set: memory does not grow with the repository. First step of deleting a
+ * repository; then `unlinkBlobsOfRepository`.
+ */
+export async function deleteImagesOfRepository(tx: Tx, repositoryId: string, _now: number): Promise<void> {
+  await tx.deleteFrom('tag').where('repository_id', '=', repositoryId).execute();
+  await tx.deleteFrom('image_child').where('repository_id', '=', repositoryId).execute();
+  await tx.deleteFrom('image_blob').where('repository_id', '=', repositoryId).execute();
+  await tx.deleteFrom('image').where('repository_id', '=', repositoryId).execute();
+}
+
+export interface RecordPullsInput {
+  readonly pulls: readonly { readonly repositoryId: string; readonly digest: string; readonly at: number }[];
+}
+
+/** Moves pull times forward; images that are gone are passed over. */
+async function recordPulls(tx: Tx, { pulls }: RecordPullsInput): Promise<void> {
+  for (const { repositoryId, digest, at } of pulls) {
+    await tx
+      .updateTable('image')
+      .set({ last_pulled_at: at })
+      .where('repository_id', '=', repositoryId)
+      .where('digest', '=', digest)
+      .where((q) => q.or([q('last_pulled_at', 'is', null), q('last_pulled_at', '<', at)]))
+      .execute();
+  }
+}
+
+export const imageTransactions = {
+  'image.put': putImage,
+  'image.delete': deleteImages,
+  'image.recordPulls': recordPulls,
+} as const satisfies Record<string, Transaction<never, unknown>>;
