@@ -53,8 +53,8 @@ export async function openPostgres<R extends Registry>(
     input: InputOf<R, Name>,
   ): Promise<OutputOf<R, Name>> => {
     if (closing !== undefined) return Promise.reject(unavailable('The registry is shutting down'));
-    const transaction = registry[name] as Transaction<unknown, OutputOf<R, Name>> | undefined;
-    if (transaction === undefined) return Promise.reject(new Error(`there is no transaction ${name}`));
+    if (!Object.hasOwn(registry, name)) return Promise.reject(new Error(`there is no transaction ${name}`));
+    const transaction = registry[name] as unknown as Transaction<unknown, OutputOf<R, Name>>;
     const running = runUntilSerialised(writers, transaction, input);
     inFlight.add(running);
     return running.finally(() => inFlight.delete(running));
@@ -163,10 +163,16 @@ async function runUntilSerialised<Output>(
   for (let tries = 1; ; tries++) {
     const attempt = await runOnce(writers, transaction, input);
     if ('output' in attempt) return attempt.output;
-    if (tries >= triesMax(attempt)) throw translate(attempt.error);
+    if (tries >= triesMax(attempt))
+      throw sqlState(attempt.error) === READ_ONLY
+        ? unavailable('The metadata database is read-only')
+        : translate(attempt.error);
     await delay(randomInt(Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** tries)) + 1);
   }
 }
+
+/** What a standby, or a primary that became one, answers to a writer. */
+const READ_ONLY = '25006';
 
 type Attempt<Output> = { output: Output } | { error: unknown; committing: boolean };
 
@@ -235,9 +241,9 @@ function sqlState(error: unknown): string | undefined {
 
 /**
  * Classes of SQLSTATE: connection (08), resources such as a full disk (53), intervention such as a shutdown or a timeout
- * (57), the system (58); a standby that cannot write (25006), silence in a transaction (25P03), a lock not had (55P03).
+ * (57), the system (58); silence in a transaction (25P03), a lock not had (55P03).
  */
-const UNAVAILABLE_STATE = /^(08...|53...|57...|58...|25006|25P03|55P03)$/;
+const UNAVAILABLE_STATE = /^(08...|53...|57...|58...|25P03|55P03)$/;
 const UNAVAILABLE_SOCKET = /^(ECONN|ENET|EHOST|EPIPE|ETIMEDOUT|ENOENT|ENOTFOUND|EAI_AGAIN|EADDRNOTAVAIL)/;
 /** What `pg` says in errors of its own, which carry no code. */
 const UNAVAILABLE_TEXT =
