@@ -1,9 +1,12 @@
 /** Repositories: look-ups for both doors, pages of the listing, and every write to the row, its policy and its tags. */
 import type { RepositoryAddress } from '../domain/names.ts';
 import { Fault, repositoryNotFound, repositoryPolicyNotFound } from '../domain/faults.ts';
+import type { NamedPrincipal } from '../policy/policy.ts';
+import { deleteImagesOfRepository, unlinkBlobsOfRepository } from './images.ts';
 import type { Schema } from './schema.ts';
 import type { Store } from './store.ts';
 import type { Reader, Transaction, Tx } from './transaction.ts';
+import { deleteUploadsOfRepository } from './uploads.ts';
 
 type Mutability = Schema['repository']['mutability'];
 type EncryptionType = Schema['repository']['encryption_type'];
@@ -138,7 +141,50 @@ export async function pageRepositories(
   return (await selectRepositories(read, registry, last, limit).execute()).map(recordOf);
 }
 
-async function require(tx: Tx, address: RepositoryAddress): Promise<RepositoryRecord> {
+/**
+ * Whether everybody a resource policy names is here: accounts, users by ARN and by unique id. Services and providers are
+ * not entities of an account and always are; of roles and sessions there are none.
+ */
+export async function principalsExist(read: Reader, principals: readonly NamedPrincipal[]): Promise<boolean> {
+  for (const principal of principals) if (!(await principalExists(read, principal))) return false;
+  return true;
+}
+
+async function principalExists(read: Reader, { form, value, account }: NamedPrincipal): Promise<boolean> {
+  switch (form) {
+    case 'wildcard':
+    case 'service':
+    case 'federated':
+      return true;
+    case 'account':
+      return (
+        (await read
+          .selectFrom('account')
+          .select('id')
+          .where('id', '=', account ?? '')
+          .executeTakeFirst()) !== undefined
+      );
+    case 'id':
+      return (
+        (await read.selectFrom('iam_user').select('id').where('id', '=', value).executeTakeFirst()) !==
+        undefined
+      );
+    case 'user': {
+      const [, path, name = ''] = /:user(\/(?:.*\/)?)([^/]+)$/.exec(value) ?? [];
+      const user = await read
+        .selectFrom('iam_user')
+        .select(['name', 'path'])
+        .where('account', '=', account ?? '')
+        .where('name_lower', '=', name.toLowerCase())
+        .executeTakeFirst();
+      return user !== undefined && user.name === name && user.path === path;
+    }
+    default:
+      return false;
+  }
+}
+
+async function requireRow(tx: Tx, address: RepositoryAddress): Promise<RepositoryRecord> {
   const row = await tx
     .selectFrom('repository')
     .select(COLUMNS)
@@ -219,7 +265,7 @@ async function setTagMutability(
     readonly exclusionFilters: readonly ExclusionFilter[];
   },
 ): Promise<void> {
-  const { id } = await require(tx, input.address);
+  const { id } = await requireRow(tx, input.address);
   await tx
     .updateTable('repository')
     .set({ mutability: input.mutability, exclusion_filters: filtersText(input.exclusionFilters) })
@@ -232,7 +278,7 @@ async function setRepositoryPolicy(
   tx: Tx,
   input: { readonly address: RepositoryAddress; readonly policy: string },
 ): Promise<void> {
-  const { id } = await require(tx, input.address);
+  const { id } = await requireRow(tx, input.address);
   await tx.updateTable('repository').set({ policy: input.policy }).where('id', '=', id).execute();
 }
 
@@ -241,7 +287,7 @@ async function deleteRepositoryPolicy(
   tx: Tx,
   input: { readonly address: RepositoryAddress },
 ): Promise<string> {
-  const { id, policy, name, account } = await require(tx, input.address);
+  const { id, policy, name, account } = await requireRow(tx, input.address);
   if (policy === undefined) throw repositoryPolicyNotFound(name, account);
   await tx.updateTable('repository').set({ policy: null }).where('id', '=', id).execute();
   return policy;
@@ -256,7 +302,7 @@ async function tagRepository(
     readonly tagsMax: number;
   },
 ): Promise<void> {
-  const { id } = await require(tx, input.address);
+  const { id } = await requireRow(tx, input.address);
   if (input.tags.length === 0) return;
   await tx
     .insertInto('repository_tag')
@@ -285,7 +331,7 @@ async function untagRepository(
   tx: Tx,
   input: { readonly address: RepositoryAddress; readonly keys: readonly string[] },
 ): Promise<void> {
-  const { id } = await require(tx, input.address);
+  const { id } = await requireRow(tx, input.address);
   if (input.keys.length === 0) return;
   await tx
     .deleteFrom('repository_tag')
@@ -294,8 +340,42 @@ async function untagRepository(
     .execute();
 }
 
+/**
+ * Removes the repository with all it has: policy, tags, unfinished uploads, and with `force` its images; content that is
+ * not used elsewhere is trashed. Returns what it was.
+ *
+ * @throws Fault RepositoryNotFoundException, RepositoryNotEmptyException
+ */
+async function deleteRepository(
+  tx: Tx,
+  input: { readonly address: RepositoryAddress; readonly force: boolean; readonly now: number },
+): Promise<RepositoryRecord> {
+  const repository = await requireRow(tx, input.address);
+  const { id, name, account } = repository;
+  if (!input.force) {
+    const image = await tx
+      .selectFrom('image')
+      .select('id')
+      .where('repository_id', '=', id)
+      .limit(1)
+      .executeTakeFirst();
+    if (image !== undefined) {
+      throw new Fault(
+        'RepositoryNotEmptyException',
+        `The repository with name '${name}' in registry with id '${account}' cannot be deleted because it still contains images`,
+      );
+    }
+  }
+  await deleteImagesOfRepository(tx, id, input.now);
+  await deleteUploadsOfRepository(tx, id, input.now);
+  await unlinkBlobsOfRepository(tx, id, input.now);
+  await tx.deleteFrom('repository').where('id', '=', id).execute();
+  return repository;
+}
+
 export const repositoryTransactions = {
   'repository.create': createRepository,
+  'repository.delete': deleteRepository,
   'repository.setTagMutability': setTagMutability,
   'repository.setPolicy': setRepositoryPolicy,
   'repository.deletePolicy': deleteRepositoryPolicy,

@@ -1,0 +1,40 @@
+/** The ECR API: what each of its operations means. Everything that is the same for all of them is protocol/'s. */
+import type { Principal } from '../identity/identity.ts';
+import { LIMITS } from '../lib/limits.ts';
+import type { OperationTable } from '../protocol/protocol.ts';
+import { createImageOperations } from './images.ts';
+import { createLayerOperations } from './layers.ts';
+import { createListingOperations } from './listings.ts';
+import { notBuiltOperations } from './not-built.ts';
+import { createPageTokens } from './pages.ts';
+import { createPolicyOperations } from './policies.ts';
+import { createRepositoryOperations } from './repositories.ts';
+import type { EcrOptions, EcrServices } from './services.ts';
+import { createTagOperations } from './tags.ts';
+import { createTokenOperations } from './tokens.ts';
+
+export { createDownloads, DOWNLOAD_PATH, type DownloadOptions, type Downloads } from './download.ts';
+export { kmsKeyOfAlias, kmsKeyOfId, MANAGED_ALIAS, type KmsKey } from './keys.ts';
+export type { EcrOptions, RegistryUri } from './services.ts';
+
+/** The table of all operations of the `ecr` service model, those that are not built included. */
+export function createEcrOperations(options: EcrOptions): OperationTable<Principal> {
+  const services: EcrServices = {
+    ...options,
+    limits: {
+      repositoriesMax: options.limits?.repositoriesMax ?? LIMITS.repositoriesMax,
+      resourceTagsMax: options.limits?.resourceTagsMax ?? LIMITS.resourceTagsMax,
+    },
+    pages: createPageTokens(options.ring.derive('ecr page tokens')),
+  };
+  return {
+    ...createRepositoryOperations(services),
+    ...createTagOperations(services),
+    ...createPolicyOperations(services),
+    ...createImageOperations(services),
+    ...createListingOperations(services),
+    ...createLayerOperations(services),
+    ...createTokenOperations(services),
+    ...notBuiltOperations(),
+  };
+}

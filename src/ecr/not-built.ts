@@ -1,0 +1,91 @@
+/** Operations of the API that this version refuses, by family, each with the reason its callers are told. */
+import type { OperationNotBuilt } from '../protocol/protocol.ts';
+
+const FAMILIES: readonly (readonly [reason: string, operations: readonly string[]])[] = [
+  [
+    'Lifecycle policies are not built: nothing would expire images.',
+    [
+      'PutLifecyclePolicy',
+      'GetLifecyclePolicy',
+      'DeleteLifecyclePolicy',
+      'StartLifecyclePolicyPreview',
+      'GetLifecyclePolicyPreview',
+    ],
+  ],
+  [
+    'Registry policies and registry settings are not built.',
+    [
+      'PutRegistryPolicy',
+      'GetRegistryPolicy',
+      'DeleteRegistryPolicy',
+      'DescribeRegistry',
+      'GetAccountSetting',
+      'PutAccountSetting',
+    ],
+  ],
+  [
+    'Replication is not built: nothing would copy images to other regions or accounts.',
+    [
+      'PutReplicationConfiguration',
+      'DescribeImageReplicationStatus',
+      'StartReplicationBackfill',
+      'StopReplicationBackfill',
+      'ListReplicationBackfills',
+      'DescribeReplicationBackfillResults',
+    ],
+  ],
+  [
+    'Pull-through caches are not built.',
+    [
+      'CreatePullThroughCacheRule',
+      'DescribePullThroughCacheRules',
+      'UpdatePullThroughCacheRule',
+      'DeletePullThroughCacheRule',
+      'ValidatePullThroughCacheRule',
+    ],
+  ],
+  [
+    'Repository creation templates are not built: nothing creates repositories but CreateRepository.',
+    [
+      'CreateRepositoryCreationTemplate',
+      'DescribeRepositoryCreationTemplates',
+      'UpdateRepositoryCreationTemplate',
+      'DeleteRepositoryCreationTemplate',
+    ],
+  ],
+  [
+    'Image scanning is not built: no setting of it would have an effect.',
+    [
+      'PutImageScanningConfiguration',
+      'StartImageScan',
+      'DescribeImageScanFindings',
+      'BatchGetRepositoryScanningConfiguration',
+      'GetRegistryScanningConfiguration',
+      'PutRegistryScanningConfiguration',
+    ],
+  ],
+  [
+    'Managed signing is not built. Signatures pushed by clients are kept like any image.',
+    [
+      'PutSigningConfiguration',
+      'GetSigningConfiguration',
+      'DeleteSigningConfiguration',
+      'DescribeImageSigningStatus',
+    ],
+  ],
+  [
+    'Pull-time exclusions are not built: pulls of every principal are recorded.',
+    ['RegisterPullTimeUpdateExclusion', 'DeregisterPullTimeUpdateExclusion', 'ListPullTimeUpdateExclusions'],
+  ],
+  ['Storage classes are not built: all images are in the standard class.', ['UpdateImageStorageClass']],
+  [
+    'Listing referrers by this operation is not built. The registry endpoint answers GET /v2/{name}/referrers/{digest}.',
+    ['ListImageReferrers'],
+  ],
+];
+
+export function notBuiltOperations(): Record<string, OperationNotBuilt> {
+  return Object.fromEntries(
+    FAMILIES.flatMap(([notBuilt, operations]) => operations.map((name) => [name, { notBuilt }])),
+  );
+}
