@@ -11,11 +11,14 @@ export function readBody(request: IncomingMessage, bytesMax: number): Promise<Bu
   const tooLarge = (): Fault =>
     new Fault('RequestEntityTooLargeException', `Request body is larger than ${bytesMax} bytes.`);
   if (Number(request.headers['content-length'] ?? 0) > bytesMax) return Promise.reject(tooLarge());
+  const cut = (): Fault =>
+    new Fault('SerializationException', 'The request body ended before it was complete.');
+  if (request.destroyed) return Promise.reject(cut());
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let size = 0;
     const settle = (): void => {
-      request.off('data', onData).off('end', onEnd).off('error', onError).off('close', onClose);
+      request.off('data', onData).off('end', onEnd).off('error', onCut).off('close', onCut);
     };
     const onData = (chunk: Buffer): void => {
       size += chunk.length;
@@ -29,16 +32,10 @@ export function readBody(request: IncomingMessage, bytesMax: number): Promise<Bu
       settle();
       resolve(chunks.length === 1 ? (chunks[0] as Buffer) : Buffer.concat(chunks, size));
     };
-    const cut = (): Fault =>
-      new Fault('SerializationException', 'The request body ended before it was complete.');
-    const onError = (): void => {
+    const onCut = (): void => {
       settle();
       reject(cut());
     };
-    const onClose = (): void => {
-      settle();
-      reject(cut());
-    };
-    request.on('data', onData).on('end', onEnd).on('error', onError).on('close', onClose);
+    request.on('data', onData).on('end', onEnd).on('error', onCut).on('close', onCut);
   });
 }

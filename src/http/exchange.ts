@@ -1,8 +1,11 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import { drain, type DrainLimits } from './drain.ts';
 
 export interface ExchangeOptions {
   readonly requestId: string;
   readonly secure: boolean;
+  /** How much of an unread body is read away after an early answer; for tests. */
+  readonly drainLimits?: DrainLimits;
 }
 
 /**
@@ -20,6 +23,7 @@ export class Exchange {
   /** Set by a door once it knows: the action performed and who asked. For logs and metrics only. */
   action: string | undefined;
   principal: string | undefined;
+  readonly #drainLimits: DrainLimits | undefined;
   #query: URLSearchParams | undefined;
 
   constructor(request: IncomingMessage, response: ServerResponse, options: ExchangeOptions) {
@@ -27,6 +31,7 @@ export class Exchange {
     this.response = response;
     this.requestId = options.requestId;
     this.secure = options.secure;
+    this.#drainLimits = options.drainLimits;
     this.method = request.method ?? 'GET';
     const target = request.url ?? '/';
     const mark = target.indexOf('?');
@@ -60,31 +65,82 @@ export class Exchange {
     return address.startsWith('::ffff:') ? address.slice(7) : address;
   }
 
-  /** Whether a body of the request may still be on its way. */
-  get bodyPending(): boolean {
-    return !this.request.complete && this.#announcesBody;
+  /** Announced bytes of the body; `undefined` without a Content-Length (node:http lets only digits through). */
+  get contentLength(): number | undefined {
+    const length = this.request.headers['content-length'];
+    return length === undefined ? undefined : Number(length);
   }
 
-  get #announcesBody(): boolean {
-    const length = this.request.headers['content-length'];
-    return (
-      this.request.headers['transfer-encoding'] !== undefined || (length !== undefined && length !== '0')
-    );
+  /** Whether the request has a body: of announced length above zero, or chunked, which may turn out empty. */
+  get announcesBody(): boolean {
+    const { headers } = this.request;
+    const length = headers['content-length'];
+    return headers['transfer-encoding'] !== undefined || (length !== undefined && Number(length) > 0);
+  }
+
+  /** Whether a body of the request may still be on its way. */
+  get bodyPending(): boolean {
+    return !this.request.complete && this.announcesBody;
   }
 
   /**
-   * Sends the whole answer. `body` is text or bytes; for HEAD it is measured but not sent. Does nothing when an
-   * answer was begun or the client is gone.
+   * Sends the whole answer. `headers` is an object, or names and values alternating in one array (cheaper); the latter
+   * must not name Content-Length. `body` is text or bytes; for HEAD it is measured but not sent. Does nothing when an
+   * answer was begun or the client is gone. An answer in mid-request reads a bounded part of the body away afterwards,
+   * so that a client that is still sending sees it instead of a reset (registry-protocol.md §4.4 no. 19).
    */
-  send(status: number, headers: OutgoingHttpHeaders, body: string | Uint8Array = ''): void {
+  send(status: number, headers: OutgoingHttpHeaders | string[], body: string | Uint8Array = ''): void {
     const response = this.response;
     if (response.headersSent || response.destroyed) return;
-    const bytes = typeof body === 'string' ? Buffer.from(body) : body;
-    if (status !== 204 && status !== 304 && headers['Content-Length'] === undefined) {
-      headers['Content-Length'] = bytes.byteLength;
+    const bodiless = status === 204 || status === 304;
+    const length = typeof body === 'string' ? Buffer.byteLength(body) : body.byteLength;
+    if (Array.isArray(headers)) {
+      if (!bodiless) headers.push('Content-Length', String(length));
+    } else if (!bodiless) headers['Content-Length'] ??= length;
+    this.#finish(status, headers, bodiless || this.method === 'HEAD' || length === 0 ? undefined : body);
+  }
+
+  /** Sends a head that is already complete, Content-Length included, and no body: the answer to a HEAD. */
+  sendHead(status: number, headers: string[]): void {
+    if (this.response.headersSent || this.response.destroyed) return;
+    this.#finish(status, headers, undefined);
+  }
+
+  #finish(
+    status: number,
+    headers: OutgoingHttpHeaders | string[],
+    body: string | Uint8Array | undefined,
+  ): void {
+    if (this.bodyPending) this.#finishEarly(status, headers, body);
+    else {
+      this.response.writeHead(status, headers);
+      if (body === undefined) this.response.end();
+      else this.response.end(body);
+    }
+  }
+
+  /**
+   * WHY: a socket closed with unread input is reset, and the reset may overtake the answer. So the answer goes out
+   * whole, then the body is read away within limits, and only then the response ends (which lets node:http go on to the
+   * next request or close). The connection is kept when the announced rest is small enough to be read away.
+   */
+  #finishEarly(
+    status: number,
+    headers: OutgoingHttpHeaders | string[],
+    body: string | Uint8Array | undefined,
+  ): void {
+    const { request, response } = this;
+    const limits = this.#drainLimits ?? { bytesMax: 1_048_576, ms: 2000 };
+    if ((this.contentLength ?? Number.POSITIVE_INFINITY) > limits.bytesMax) {
+      if (Array.isArray(headers)) headers.push('Connection', 'close');
+      else headers['Connection'] = 'close';
     }
     response.writeHead(status, headers);
-    if (this.method === 'HEAD' || status === 204 || status === 304) response.end();
-    else response.end(bytes);
+    if (body === undefined) response.flushHeaders();
+    else response.write(body);
+    drain(request, limits, (complete) => {
+      response.end();
+      if (!complete) request.socket.destroy();
+    });
   }
 }

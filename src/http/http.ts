@@ -1,4 +1,6 @@
-/** Door-neutral kit over `node:http`: one request with its answer, capped body readers, ranges. */
+/** Door-neutral kit over `node:http`: one request with its answer, capped body readers, ranges, slow clients. */
 export { Exchange, type ExchangeOptions } from './exchange.ts';
 export { readBody } from './body.ts';
-export { parseRange, type ByteRange } from './range.ts';
+export { etagMatches } from './etag.ts';
+export { parseContentRange, parseRange, type ByteRange } from './range.ts';
+export { watchReceiving, watchSending } from './watch.ts';

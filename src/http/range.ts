@@ -16,7 +16,7 @@ export function parseRange(
   size: number,
 ): ByteRange | 'unsatisfiable' | undefined {
   if (header === undefined) return undefined;
-  const match = /^bytes=[ \t]*(\d*)-(\d*)[ \t]*$/.exec(header);
+  const match = /^bytes=[ \t]*(\d*)-(\d*)[ \t]*$/i.exec(header);
   if (match === null || (match[1] === '' && match[2] === '')) return undefined;
   if (match[1] === '') {
     const suffix = Number(match[2]);
@@ -27,4 +27,17 @@ export function parseRange(
   const last = match[2] === '' ? size - 1 : Math.min(Number(match[2]), size - 1);
   if (start >= size || last < start) return 'unsatisfiable';
   return { start, end: last + 1 };
+}
+
+/**
+ * Reads the `Content-Range` of an upload: `<first>-<last>`, both inclusive (OCI distribution specification, "Pushing a
+ * blob in chunks"). WHY: `bytes a-b/size` of RFC 9110 is understood too, because libraries write it by themselves.
+ * Returns `undefined` for anything else, reversed ends and numbers past 2^53 included.
+ */
+export function parseContentRange(header: string): ByteRange | undefined {
+  const match = /^(?:bytes )?(\d{1,16})-(\d{1,16})(?:\/(?:\d{1,16}|\*))?$/.exec(header);
+  if (match === null) return undefined;
+  const start = Number(match[1]);
+  const end = Number(match[2]) + 1;
+  return start < end && Number.isSafeInteger(end) ? { start, end } : undefined;
 }

@@ -1,0 +1,100 @@
+import { Fault } from '../domain/faults.ts';
+import type { Digest } from '../domain/names.ts';
+import { type ByteRange, etagMatches, parseRange, watchSending } from '../http/http.ts';
+import { type Call, commonHeaders } from './call.ts';
+import { blobUnknown, sendFault } from './errors.ts';
+
+/** `HEAD`: whether the repository has the blob, and its size. Renews the lease, so that a push may rely on the answer. */
+export async function headBlob(call: Call, digest: Digest): Promise<void> {
+  const blob = await call.services.registry.layers.stat(call.repository, digest);
+  if (blob === undefined) throw blobUnknown();
+  const headers = blobHeaders(call, digest);
+  headers.push('Content-Length', String(blob.size));
+  call.exchange.sendHead(200, headers);
+}
+
+/** `GET`: the blob or one range of it, inline (registry-protocol.md §1.5). Several ranges get the whole blob. */
+export async function getBlob(call: Call, digest: Digest): Promise<void> {
+  const { exchange } = call;
+  const { layers } = call.services.registry;
+  let range: ByteRange | undefined;
+  let size: number | undefined;
+  const wanted = exchange.header('range');
+  const known = exchange.header('if-none-match');
+  if (wanted !== undefined || known !== undefined) {
+    size = (await layers.availability(call.repository, [digest])).get(digest)?.size;
+    if (size === undefined) throw blobUnknown();
+    if (etagMatches(known, digest)) {
+      exchange.send(304, blobHeaders(call, digest));
+      return;
+    }
+    const condition = exchange.header('if-range');
+    const answer =
+      condition === undefined || condition === `"${digest}"` ? parseRange(wanted, size) : undefined;
+    if (answer === 'unsatisfiable') {
+      sendFault(exchange, new Fault('RangeInvalid', 'The requested range is not satisfiable.'), [
+        'Content-Range',
+        `bytes */${size}`,
+      ]);
+      return;
+    }
+    range = answer;
+  }
+  await sendBlob(call, digest, range);
+}
+
+async function sendBlob(call: Call, digest: Digest, range: ByteRange | undefined): Promise<void> {
+  const { response } = call.exchange;
+  const reader = await call.services.registry.layers.open(call.repository, digest, range?.start, range?.end);
+  if (reader === undefined) throw blobUnknown();
+  if (response.destroyed) {
+    await reader.close();
+    return;
+  }
+  const headers = blobHeaders(call, digest);
+  if (range === undefined) headers.push('Content-Length', String(reader.size));
+  else {
+    headers.push('Content-Length', String(range.end - range.start));
+    headers.push('Content-Range', `bytes ${range.start}-${range.end - 1}/${reader.size}`);
+  }
+  const unwatch = watchSending(response, call.services.idleMs);
+  try {
+    response.writeHead(range === undefined ? 200 : 206, headers);
+    await reader.sendTo(response);
+    response.end();
+  } finally {
+    unwatch();
+  }
+}
+
+function blobHeaders(call: Call, digest: Digest): string[] {
+  const headers = commonHeaders(call.exchange);
+  headers.push(
+    'Content-Type',
+    'application/octet-stream',
+    'Docker-Content-Digest',
+    digest,
+    'ETag',
+    `"${digest}"`,
+    'Accept-Ranges',
+    'bytes',
+    'Cache-Control',
+    'max-age=31536000, private',
+    'X-Content-Type-Options',
+    'nosniff',
+  );
+  return headers;
+}
+
+/** `DELETE`: unlinks the blob from this repository, unless an image of the repository needs it. */
+export async function deleteBlob(call: Call, digest: Digest): Promise<void> {
+  const outcome = await call.services.registry.layers.remove(call.repository, digest);
+  if (outcome === 'absent') throw blobUnknown();
+  if (outcome === 'referenced') {
+    throw new Fault(
+      'MethodNotAllowed',
+      `The layer with digest '${digest}' in the repository with name '${call.repository.name}' is referenced by an image and cannot be deleted.`,
+    );
+  }
+  call.exchange.send(202, commonHeaders(call.exchange));
+}

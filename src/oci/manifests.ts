@@ -1,0 +1,76 @@
+import { Fault } from '../domain/faults.ts';
+import type { ImageTag } from '../domain/names.ts';
+import { etagMatches, readBody, watchReceiving } from '../http/http.ts';
+import { LIMITS } from '../lib/limits.ts';
+import { type Call, commonHeaders } from './call.ts';
+import { manifestUnknown } from './errors.ts';
+import { readTag, type Reference } from './path.ts';
+
+/** `GET` and `HEAD`: the stored bytes under their stored type. `Accept` is not looked at (registry-protocol.md §1.8). */
+export async function getManifest(call: Call, reference: Reference): Promise<void> {
+  const { exchange } = call;
+  const key = 'tag' in reference ? reference.tag : reference.digest;
+  const pull = exchange.method === 'GET';
+  const image = await call.services.registry.images.find(call.repository, key, { pull });
+  if (image === undefined) throw manifestUnknown();
+  // The digest in the algorithm the client asked in.
+  const digest = 'tag' in reference ? image.digest : reference.digest;
+  const headers = commonHeaders(exchange);
+  headers.push('Content-Type', image.mediaType, 'Docker-Content-Digest', digest, 'ETag', `"${digest}"`);
+  const known = exchange.header('if-none-match');
+  if (known !== undefined && etagMatches(known, digest)) exchange.send(304, headers);
+  else exchange.send(200, headers, image.manifest);
+}
+
+/** `PUT`: by tag, or by digest with any number of `?tag=` to set at the same time. */
+export async function putManifest(call: Call, reference: Reference): Promise<void> {
+  const { exchange, repository } = call;
+  const extraTags = 'tag' in reference ? [] : readTags(call);
+  const manifest = await readManifest(call);
+  const result = await call.services.registry.images.put(repository, {
+    manifest,
+    mediaType: exchange.header('content-type')?.split(';', 1)[0]?.trim() || undefined,
+    digest: 'tag' in reference ? undefined : reference.digest,
+    tags: 'tag' in reference ? [reference.tag] : extraTags,
+    existing: 'accept',
+  });
+  const digest = 'tag' in reference ? result.digest : reference.digest;
+  const headers = commonHeaders(exchange);
+  headers.push('Location', `/v2/${repository.name}/manifests/${digest}`, 'Docker-Content-Digest', digest);
+  if (result.subjectDigest !== undefined) headers.push('OCI-Subject', result.subjectDigest);
+  if (extraTags.length > 0) headers.push('OCI-Tag', extraTags.join(', '));
+  exchange.send(201, headers);
+}
+
+function readTags(call: Call): ImageTag[] {
+  if (call.exchange.rawQuery === '') return [];
+  return [...new Set(call.exchange.query.getAll('tag'))].map((text) => readTag(text));
+}
+
+async function readManifest(call: Call): Promise<Buffer> {
+  const { request } = call.exchange;
+  const unwatch = watchReceiving(request, call.services.idleMs);
+  try {
+    return await readBody(request, LIMITS.manifestBytesMax);
+  } catch (error) {
+    if (!(error instanceof Fault) || error.code !== 'RequestEntityTooLargeException') throw error;
+    const text = `The manifest is larger than ${LIMITS.manifestBytesMax} bytes.`;
+    throw new Fault('ManifestTooLarge', text);
+  } finally {
+    unwatch();
+  }
+}
+
+/** `DELETE`: BatchDeleteImage's rules, so the last tag takes the image with it. */
+export async function deleteManifest(call: Call, reference: Reference): Promise<void> {
+  const { exchange, repository } = call;
+  const id = 'tag' in reference ? { imageTag: reference.tag } : { imageDigest: reference.digest };
+  const { failures } = await call.services.registry.images.batchDelete(repository, [id]);
+  const failure = failures[0];
+  if (failure?.failureCode === 'ImageNotFound') throw manifestUnknown();
+  if (failure?.failureCode === 'ImageReferencedByManifestList') {
+    throw new Fault('ImageReferencedByManifestList', failure.failureReason);
+  }
+  if (failure !== undefined) throw new Fault('InvalidParameterException', failure.failureReason);
+  exchange.send(202, commonHeaders(exchange));
+}

@@ -1,0 +1,103 @@
+/**
+ * The `/v2/` data plane: the OCI distribution protocol with Amazon ECR's manners. A request is authenticated, its path
+ * read, its repository looked up, its actions authorised, and only then does its outcome depend on what exists.
+ */
+import { Fault, repositoryNotFound } from '../domain/faults.ts';
+import { repositoryArn } from '../domain/names.ts';
+import type { Exchange } from '../http/http.ts';
+import { challenge, readPassword } from './authenticate.ts';
+import { type OciServices, commonHeaders } from './call.ts';
+import { routeUnknown, sendFailure, sendFault } from './errors.ts';
+import { LIMITS } from '../lib/limits.ts';
+import { parsePath, type RepositoryTarget } from './path.ts';
+import { type Method, type Route, ROUTES } from './routes.ts';
+import { resolveScope } from './scope.ts';
+
+const NO_TAGS: ReadonlyMap<string, string> = new Map();
+
+export type OciDoorOptions = Omit<OciServices, 'idleMs'> & { readonly idleMs?: number };
+
+/**
+ * Makes the door. It answers every exchange whose path is `/v2` or below, and never rejects: what goes wrong becomes an
+ * OCI error, a cut connection, or (when it is no Fault) a call of `onError` besides. `idleMs` defaults to
+ * LIMITS.idleSocketMs.
+ */
+export function createOciDoor(options: OciDoorOptions): (exchange: Exchange) => Promise<void> {
+  const services: OciServices = { ...options, idleMs: options.idleMs ?? LIMITS.idleSocketMs };
+  return async (exchange) => {
+    try {
+      await answer(services, exchange);
+    } catch (error) {
+      sendFailure(exchange, error, services.onError);
+    }
+  };
+}
+
+async function answer(services: OciServices, exchange: Exchange): Promise<void> {
+  const { registry, identity } = services;
+  const password = readPassword(exchange.request.headers.authorization);
+  if (password === undefined) return challenge(exchange, commonHeaders(exchange));
+  const now = services.clock();
+  const token = await identity.openRegistryToken(password, now);
+  const { principal } = token;
+  exchange.principal = principal.caller.arn;
+
+  const target = parsePath(exchange.path);
+  if (target === undefined) throw routeUnknown();
+  const scope = resolveScope(
+    exchange.host,
+    exchange.rawQuery.includes('ns=') ? (exchange.query.get('ns') ?? undefined) : undefined,
+    { account: principal.account, region: token.region },
+    services.isRegion,
+  );
+  if (target.kind === 'base') return answerBase(exchange);
+  if (target.kind === 'catalog') throw routeUnknown();
+  const route = findRoute(exchange, target);
+  if (route === undefined) return;
+
+  const address = { account: scope.account, region: scope.region, name: target.name };
+  const repository = await registry.findRepository(address);
+  const facts = {
+    requestId: exchange.requestId,
+    region: scope.region,
+    now,
+    sourceIp: exchange.sourceIp,
+    secure: exchange.secure,
+    userAgent: exchange.request.headers['user-agent'],
+  };
+  // INVARIANT: the caller is judged before anything depends on whether the repository exists.
+  const resource = repositoryArn(address);
+  const actions = route.actions(exchange);
+  exchange.action = actions[0];
+  await identity.authorize(
+    principal,
+    actions.map((action) => ({ action, resource })),
+    facts,
+    repository ?? { account: scope.account, policy: undefined, tags: NO_TAGS },
+  );
+  if (repository === undefined) throw repositoryNotFound(target.name, scope.account);
+  await route.run({ services, exchange, principal, facts, scope, repository }, target);
+}
+
+/** `GET /v2/`: a valid token is all it asks for; every `docker login` ends here. */
+function answerBase(exchange: Exchange): void {
+  if (exchange.method !== 'GET' && exchange.method !== 'HEAD') return refuseMethod(exchange, ['GET', 'HEAD']);
+  const headers = commonHeaders(exchange);
+  headers.push('Content-Type', 'application/json');
+  exchange.send(200, headers, '{}');
+}
+
+/** The route of a method; when the target has none it is answered 405. */
+function findRoute<T extends RepositoryTarget>(exchange: Exchange, target: T): Route<T> | undefined {
+  const methods = ROUTES[target.kind];
+  // The table's type ties each kind to its handler; the compiler cannot follow that through a union.
+  if (Object.hasOwn(methods, exchange.method))
+    return methods[exchange.method as Method & keyof typeof methods] as Route<T>;
+  refuseMethod(exchange, Object.keys(methods));
+  return undefined;
+}
+
+function refuseMethod(exchange: Exchange, allowed: readonly string[]): void {
+  const fault = new Fault('MethodNotAllowed', 'The operation is unsupported.');
+  sendFault(exchange, fault, ['Allow', allowed.join(', ')]);
+}

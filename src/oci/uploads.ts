@@ -1,0 +1,196 @@
+import { Fault } from '../domain/faults.ts';
+import { type Digest, parseDigest, parseRepositoryName } from '../domain/names.ts';
+import { type ByteRange, parseContentRange, watchReceiving } from '../http/http.ts';
+import { LIMITS } from '../lib/limits.ts';
+import type { UploadStatus } from '../registry/registry.ts';
+import { type Call, commonHeaders, mayPull } from './call.ts';
+import { sendFault } from './errors.ts';
+import { digestInvalid } from './path.ts';
+
+const UPLOAD_ID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
+
+/** Repositories an anonymous mount looks at, at most: each costs a policy decision. */
+const MOUNT_SOURCES_MAX = 20;
+
+/**
+ * `POST`: begins an upload; or takes the whole blob with `?digest=`; or links it from another repository with `?mount=`.
+ * A mount that cannot be done begins an upload like any other POST, whatever the reason (registry-protocol.md §1.7).
+ */
+export async function startUpload(call: Call): Promise<void> {
+  const { exchange, repository } = call;
+  if (exchange.rawQuery !== '') {
+    const { query } = exchange;
+    const algorithm = query.get('digest-algorithm');
+    if (algorithm !== null && algorithm !== 'sha256' && algorithm !== 'sha512') throw digestInvalid();
+    const mount = parseDigest(query.get('mount') ?? '');
+    if (mount !== undefined && (await mountBlob(call, mount, query.get('from')))) {
+      sendStored(call, mount);
+      return;
+    }
+    const digest = query.get('digest');
+    if (digest !== null && mount === undefined) {
+      await uploadAtOnce(call, parseDigest(digest));
+      return;
+    }
+  }
+  sendStatus(call, 202, await call.services.registry.uploads.start(repository));
+}
+
+async function uploadAtOnce(call: Call, digest: Digest | undefined): Promise<void> {
+  if (digest === undefined) throw digestInvalid();
+  const { uploads } = call.services.registry;
+  const { id } = await uploads.start(call.repository);
+  try {
+    if (call.exchange.announcesBody) await receive(call, id, undefined);
+    await uploads.finish(call.repository, id, [digest], { api: false });
+  } catch (error) {
+    await discard(call, id);
+    throw error;
+  }
+  sendStored(call, digest);
+}
+
+/** Cancels an upload that its client cannot go on with; it may be gone already. */
+async function discard(call: Call, id: string): Promise<void> {
+  try {
+    await call.services.registry.uploads.cancel(call.repository, id);
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+  }
+}
+
+/** Permission comes before existence: only repositories the caller may pull from are looked into. */
+async function mountBlob(call: Call, digest: Digest, from: string | null): Promise<boolean> {
+  const { repository, scope, services } = call;
+  const { layers } = services.registry;
+  if (from === null) {
+    if ((await mayPull(call, repository)) && (await layers.stat(repository, digest)) !== undefined)
+      return true;
+    const holders = await layers.holders(repository, digest);
+    for (const source of holders.slice(0, MOUNT_SOURCES_MAX)) {
+      if ((await mayPull(call, source)) && (await layers.mount(repository, source, digest))) return true;
+    }
+    return false;
+  }
+  const name = parseRepositoryName(from);
+  if (name === undefined) return false;
+  const source = await services.registry.findRepository({ ...scope, name });
+  if (source === undefined || !(await mayPull(call, source))) return false;
+  if (source.id === repository.id) return (await layers.stat(repository, digest)) !== undefined;
+  return layers.mount(repository, source, digest);
+}
+
+/** `PATCH`: appends the body, streamed or, with `Content-Range`, as a chunk that must begin where the upload ends. */
+export async function patchUpload(call: Call, id: string): Promise<void> {
+  checkId(id);
+  await withUploadRange(call, id, async () => {
+    sendStatus(call, 202, await receive(call, id, readContentRange(call)));
+  });
+}
+
+/** `PUT ?digest=`: appends the body, if any, and ends the upload. Said again after success it answers the same. */
+export async function finishUpload(call: Call, id: string): Promise<void> {
+  checkId(id);
+  const { exchange, services } = call;
+  const digest = parseDigest(exchange.rawQuery === '' ? '' : (exchange.query.get('digest') ?? ''));
+  if (digest === undefined) throw digestInvalid();
+  await withUploadRange(call, id, async () => {
+    if (exchange.announcesBody) await receiveUnlessFinished(call, id);
+    await services.registry.uploads.finish(call.repository, id, [digest], { api: false });
+    sendStored(call, digest);
+  });
+}
+
+/** WHY: a client that lost the answer sends the whole PUT again; the finished upload takes no bytes but knows its digest. */
+async function receiveUnlessFinished(call: Call, id: string): Promise<void> {
+  try {
+    await receive(call, id, readContentRange(call));
+  } catch (error) {
+    if (!(error instanceof Fault) || error.code !== 'UploadNotFoundException') throw error;
+  }
+}
+
+/** `GET` and `HEAD`: how far the upload is. */
+export async function getUpload(call: Call, id: string): Promise<void> {
+  checkId(id);
+  sendStatus(call, 204, await call.services.registry.uploads.status(call.repository, id));
+}
+
+/** `DELETE`: gives the upload up. */
+export async function cancelUpload(call: Call, id: string): Promise<void> {
+  checkId(id);
+  await call.services.registry.uploads.cancel(call.repository, id);
+  call.exchange.send(204, commonHeaders(call.exchange));
+}
+
+function checkId(id: string): void {
+  if (!UPLOAD_ID.test(id)) throw new Fault('UploadNotFoundException', 'blob upload unknown to registry');
+}
+
+/** Appends the request's body to an upload, within the layer limit, from a client that keeps sending. */
+async function receive(call: Call, id: string, range: ByteRange | undefined): Promise<UploadStatus> {
+  const { exchange, repository, services } = call;
+  const length = range === undefined ? exchange.contentLength : range.end - range.start;
+  if (range !== undefined && (exchange.contentLength ?? length) !== length) {
+    throw new Fault('SizeInvalid', 'provided length did not match content length');
+  }
+  if ((range?.start ?? 0) + (length ?? 0) > LIMITS.layerBytesMax) {
+    throw new Fault(
+      'RequestEntityTooLargeException',
+      `A layer may have at most ${LIMITS.layerBytesMax} bytes.`,
+    );
+  }
+  const unwatch = watchReceiving(exchange.request, services.idleMs);
+  try {
+    return await services.registry.uploads.append(repository, id, exchange.request, {
+      offset: range?.start,
+      length,
+    });
+  } finally {
+    unwatch();
+  }
+}
+
+/** @throws Fault RangeInvalid */
+function readContentRange(call: Call): ByteRange | undefined {
+  const header = call.exchange.header('content-range');
+  if (header === undefined) return undefined;
+  const range = parseContentRange(header);
+  if (range === undefined) throw new Fault('RangeInvalid', 'invalid content range');
+  return range;
+}
+
+/** A chunk out of place is refused with where the upload is, so that the client can go on from there (§1.6). */
+async function withUploadRange(call: Call, id: string, work: () => Promise<void>): Promise<void> {
+  try {
+    await work();
+  } catch (error) {
+    if (!(error instanceof Fault)) throw error;
+    if (error.code !== 'InvalidLayerPartException' && error.code !== 'RangeInvalid') throw error;
+    const status = await call.services.registry.uploads.status(call.repository, id);
+    sendFault(call.exchange, error, uploadHeaders(call, status));
+  }
+}
+
+function uploadHeaders(call: Call, status: UploadStatus): string[] {
+  return [
+    'Location',
+    `/v2/${call.repository.name}/blobs/uploads/${status.id}`,
+    'Range',
+    `0-${Math.max(0, status.size - 1)}`,
+    'Docker-Upload-UUID',
+    status.id,
+  ];
+}
+
+function sendStatus(call: Call, code: 202 | 204, status: UploadStatus): void {
+  const headers = commonHeaders(call.exchange);
+  headers.push(...uploadHeaders(call, status));
+  call.exchange.send(code, headers);
+}
+
+function sendStored(call: Call, digest: Digest): void {
+  const headers = commonHeaders(call.exchange);
+  headers.push('Location', `/v2/${call.repository.name}/blobs/${digest}`, 'Docker-Content-Digest', digest);
+  call.exchange.send(201, headers);
+}
