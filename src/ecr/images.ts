@@ -1,5 +1,5 @@
 /** Push, get and delete images (ecr-api.md §7.1, §7.2, §7.4). The rules are registry/'s, which the OCI door shares. */
-import { invalidParameter } from '../domain/faults.ts';
+import { Fault, invalidParameter } from '../domain/faults.ts';
 import { parseImageTag } from '../domain/names.ts';
 import type { Principal } from '../identity/identity.ts';
 import type {
@@ -37,6 +37,13 @@ function failureShape({ imageId, failureCode, failureReason }: ImageFailure): Im
   };
 }
 
+/** What the OCI door calls an invalid manifest is an invalid parameter here. */
+function manifestFault(error: unknown): unknown {
+  return error instanceof Fault && (error.code === 'ManifestInvalid' || error.code === 'ManifestTooLarge')
+    ? invalidParameter('ImageManifest', error.message)
+    : error;
+}
+
 export function createImageOperations(services: EcrServices) {
   const { images } = services.registry;
 
@@ -51,13 +58,17 @@ export function createImageOperations(services: EcrServices) {
         );
       }
       const repository = await requireReadable(services, input, context);
-      const stored = await images.put(repository, {
-        manifest: Buffer.from(imageManifest),
-        mediaType: input.imageManifestMediaType,
-        digest: input.imageDigest,
-        tags: imageTag === undefined ? [] : [imageTag],
-        existing: 'refuse',
-      });
+      const stored = await images
+        .put(repository, {
+          manifest: Buffer.from(imageManifest),
+          mediaType: input.imageManifestMediaType,
+          digest: input.imageDigest,
+          tags: imageTag === undefined ? [] : [imageTag],
+          existing: 'refuse',
+        })
+        .catch((error: unknown) => {
+          throw manifestFault(error);
+        });
       return {
         image: {
           registryId: repository.account,

@@ -1,6 +1,6 @@
 /** Layer operations (ecr-api.md §8): the ECR API's way to upload and download blobs. */
 import { Readable } from 'node:stream';
-import { Fault, uploadNotFound } from '../domain/faults.ts';
+import { Fault } from '../domain/faults.ts';
 import type { Principal } from '../identity/identity.ts';
 import { LIMITS } from '../lib/limits.ts';
 import type {
@@ -19,7 +19,6 @@ import type {
 } from '../model/ecr-types.ts';
 import type { Operation } from '../protocol/protocol.ts';
 import type { Repository } from '../registry/registry.ts';
-import { findPartProgress } from '../store/listings.ts';
 import { checkRepository, requireReadable, requireRepository, type EcrServices } from './services.ts';
 
 const LAYER_DIGEST = /^[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+$/;
@@ -37,23 +36,25 @@ function layerFailure(layerDigest: string): LayerFailure | undefined {
   return { layerDigest, failureCode: 'InvalidLayerDigest', failureReason };
 }
 
-/** A part that does not go on where the last one ended. `size` is what has been received. */
-function invalidPart(
-  repository: Repository,
-  input: UploadLayerPartRequest,
-  size: number,
-  why: string,
-): Fault {
+/** A part that does not go on where the last one ended; -1 was received while there is none. */
+function invalidPart(repository: Repository, uploadId: string, received: number, why: string): Fault {
   return new Fault('InvalidLayerPartException', why, {
     registryId: repository.account,
     repositoryName: repository.name,
-    uploadId: input.uploadId,
-    lastValidByteReceived: size - 1,
+    uploadId,
+    lastValidByteReceived: received,
   });
 }
 
+/** Content is known by sha256 alone; another digest cannot be confirmed, which this API calls an invalid layer. */
+function layerFault(error: unknown): unknown {
+  return error instanceof Fault && error.code === 'DigestInvalid'
+    ? new Fault('InvalidLayerException', error.message)
+    : error;
+}
+
 export function createLayerOperations(services: EcrServices) {
-  const { store, downloads } = services;
+  const { downloads } = services;
   const { layers, uploads } = services.registry;
 
   const batchCheckLayerAvailability: Operation<
@@ -105,38 +106,27 @@ export function createLayerOperations(services: EcrServices) {
     async run(input, context) {
       const repository = await requireReadable(services, input, context);
       const { uploadId, partFirstByte, partLastByte, layerPartBlob } = input;
-      const progress = await findPartProgress(store.read, repository.id, uploadId);
-      if (progress === undefined) throw uploadNotFound(uploadId, repository.name, repository.account);
-      const answer = {
+      const { size } = await uploads.status(repository, uploadId);
+      const length = partLastByte - partFirstByte + 1;
+      if (length < 1 || layerPartBlob.byteLength !== length) {
+        const why = `The part has ${layerPartBlob.byteLength} bytes but names the bytes ${partFirstByte} to ${partLastByte}`;
+        throw invalidPart(repository, uploadId, size - 1, why);
+      }
+      try {
+        // The newest part sent again after a lost answer is accepted there, too.
+        const source = Readable.from([Buffer.from(layerPartBlob)]);
+        await uploads.append(repository, uploadId, source, { offset: partFirstByte, length, part: true });
+      } catch (error) {
+        if (!(error instanceof Fault) || error.code !== 'InvalidLayerPartException') throw error;
+        const received = Number(error.detail?.['lastValidByteReceived'] ?? size - 1);
+        throw invalidPart(repository, uploadId, received, error.message);
+      }
+      return {
         registryId: repository.account,
         repositoryName: repository.name,
         uploadId,
         lastByteReceived: partLastByte,
       };
-      const length = partLastByte - partFirstByte + 1;
-      if (length < 1 || layerPartBlob.byteLength !== length) {
-        const why = `The part has ${layerPartBlob.byteLength} bytes but names the bytes ${partFirstByte} to ${partLastByte}`;
-        throw invalidPart(repository, input, progress.size, why);
-      }
-      // WHY: a client whose answer was lost sends the part again.
-      const isRepeated = partLastByte + 1 === progress.size && length === progress.lastPartSize;
-      if (isRepeated) return answer;
-      if (partFirstByte !== progress.size) {
-        const why = `The part starts at byte ${partFirstByte} but the upload goes on at byte ${progress.size}`;
-        throw invalidPart(repository, input, progress.size, why);
-      }
-      try {
-        await uploads.append(repository, uploadId, Readable.from([Buffer.from(layerPartBlob)]), {
-          offset: partFirstByte,
-          length,
-          part: true,
-        });
-      } catch (error) {
-        if (!(error instanceof Fault) || error.code !== 'InvalidLayerPartException') throw error;
-        const now = await findPartProgress(store.read, repository.id, uploadId);
-        throw invalidPart(repository, input, now?.size ?? progress.size, error.message);
-      }
-      return answer;
     },
   };
 
@@ -145,7 +135,11 @@ export function createLayerOperations(services: EcrServices) {
     async run(input, context) {
       const repository = await requireReadable(services, input, context);
       const { uploadId } = input;
-      const { digest } = await uploads.finish(repository, uploadId, input.layerDigests, { api: true });
+      const { digest } = await uploads
+        .finish(repository, uploadId, input.layerDigests, { api: true })
+        .catch((error: unknown) => {
+          throw layerFault(error);
+        });
       return {
         registryId: repository.account,
         repositoryName: repository.name,

@@ -257,25 +257,3 @@ function padded(values: readonly string[]): string[] {
   const length = 2 ** Math.ceil(Math.log2(values.length));
   return [...values, ...Array.from({ length: length - values.length }, () => values.at(-1) ?? '')];
 }
-
-export interface PartProgress {
-  /** committed bytes, and the size of the newest part */
-  readonly size: number;
-  readonly lastPartSize: number;
-}
-
-/** How far the parts of an unfinished upload go; `undefined` when the repository has no such upload. */
-export async function findPartProgress(
-  read: Reader,
-  repositoryId: string,
-  uploadId: string,
-): Promise<PartProgress | undefined> {
-  const row = await read
-    .selectFrom('upload')
-    .select(['size', 'last_part_size'])
-    .where('id', '=', uploadId)
-    .where('repository_id', '=', repositoryId)
-    .where('completed_digest', 'is', null)
-    .executeTakeFirst();
-  return row === undefined ? undefined : { size: row.size, lastPartSize: row.last_part_size };
-}
