@@ -4,7 +4,7 @@
  */
 import { parentPort, workerData } from 'node:worker_threads';
 import type { MessagePort } from 'node:worker_threads';
-import type { DatabaseSync } from 'node:sqlite';
+import type { DatabaseSync, StatementSync } from 'node:sqlite';
 import { Fault } from '../domain/faults.ts';
 import type { FaultCode, FaultDetail } from '../domain/faults.ts';
 import { migrate } from './migrations.ts';
@@ -67,13 +67,14 @@ async function serve(port: MessagePort, { file, registry }: WriterData): Promise
   const tx = queryBuilder(database);
   await migrate(tx, 'sqlite');
 
+  const writing: Writing = { database, tx, run: statementRunner(database) };
   const queue: Request[] = [];
   let commits = 0;
   let running = false;
   let closing = false;
 
   const work = async (): Promise<void> => {
-    const answers = await runBatch(database, tx, TRANSACTIONS, queue);
+    const answers = await runBatch(writing, TRANSACTIONS, queue);
     commits += 1;
     send(port, answers, commits);
     advance();
@@ -117,49 +118,66 @@ function cloneable(answer: Answer): Answer {
 
 type Registry = Readonly<Record<string, Transaction<unknown, unknown>>>;
 
+interface Writing {
+  readonly database: DatabaseSync;
+  readonly tx: Tx;
+  /** Runs a statement that begins or ends something, compiled once. */
+  run(statement: Control): void;
+}
+
+type Control =
+  | 'begin immediate'
+  | 'commit'
+  | 'rollback'
+  | 'savepoint request'
+  | 'release request'
+  | 'rollback to request';
+
+function statementRunner(database: DatabaseSync): (statement: Control) => void {
+  const compiled = new Map<Control, StatementSync>();
+  return (text) => {
+    const statement = compiled.get(text) ?? database.prepare(text);
+    compiled.set(text, statement);
+    statement.run();
+  };
+}
+
 /** Takes requests off the queue and runs them in one commit. Never throws: a commit that fails is every request's failure. */
-async function runBatch(
-  database: DatabaseSync,
-  tx: Tx,
-  registry: Registry,
-  queue: Request[],
-): Promise<Answer[]> {
+async function runBatch(writing: Writing, registry: Registry, queue: Request[]): Promise<Answer[]> {
+  const { database, run } = writing;
   const batch: Request[] = [];
   const answers: Answer[] = [];
   const until = performance.now() + BATCH_MS;
   try {
-    database.exec('begin immediate');
+    run('begin immediate');
     for (let request = queue.shift(); request !== undefined; request = queue.shift()) {
       batch.push(request);
-      answers.push(await runOne(database, tx, registry, request));
+      answers.push(await runOne(writing, registry, request));
       if (batch.length >= BATCH_MAX || performance.now() >= until) break;
     }
-    database.exec('commit');
+    run('commit');
     return answers;
   } catch (error) {
-    if (database.isTransaction) database.exec('rollback');
+    if (database.isTransaction) run('rollback');
     const first = batch.length === 0 ? queue.splice(0, BATCH_MAX) : batch;
     return first.map(({ id }) => ({ id, failure: describe(error) }));
   }
 }
 
 /** Throws only when the whole batch is lost: SQLite rolls everything back itself on some errors (disk full, I/O). */
-async function runOne(
-  database: DatabaseSync,
-  tx: Tx,
-  registry: Registry,
-  { id, name, input }: Request,
-): Promise<Answer> {
-  database.exec('savepoint request');
+async function runOne({ database, tx, run }: Writing, registry: Registry, request: Request): Promise<Answer> {
+  const { id, name, input } = request;
+  run('savepoint request');
   try {
     const transaction = Object.hasOwn(registry, name) ? registry[name] : undefined;
     if (transaction === undefined) throw new Error(`there is no transaction ${name}`);
     const output = await transaction(tx, input);
-    database.exec('release request');
+    run('release request');
     return { id, output };
   } catch (error) {
     if (!database.isTransaction) throw error;
-    database.exec('rollback to request; release request');
+    run('rollback to request');
+    run('release request');
     return { id, failure: describe(error) };
   }
 }
