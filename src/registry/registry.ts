@@ -6,7 +6,13 @@
 import type { Readable } from 'node:stream';
 import type { BlobReader, BlobStore } from '../blobs/blobs.ts';
 import type { Digest, RepositoryAddress } from '../domain/names.ts';
+import { LIMITS } from '../lib/limits.ts';
+import { prepareFindRepository } from '../store/repositories.ts';
 import type { Store } from '../store/store.ts';
+import { createGarbageCollector } from './garbage.ts';
+import { createImages } from './images.ts';
+import { createLayers } from './layers.ts';
+import { createUploads } from './uploads.ts';
 
 /** A repository as stored. `policy` and `tags` also serve authorisation. */
 export interface Repository extends RepositoryAddress {
@@ -197,4 +203,29 @@ export interface RegistryOptions {
   readonly blobLeaseMs?: number;
   readonly trashGraceMs?: number;
   readonly orphanAgeMs?: number;
+}
+
+/** What the parts of the registry work with: the options, complete. */
+export type RegistryContext = Required<RegistryOptions>;
+
+/** The registry over a store and a blob store, which stay the caller's to close (after {@link Registry.close}). */
+export function createRegistry(options: RegistryOptions): Registry {
+  const context: RegistryContext = {
+    uploadIdleMs: LIMITS.uploadIdleMs,
+    blobLeaseMs: LIMITS.blobLeaseMs,
+    trashGraceMs: LIMITS.trashGraceMs,
+    orphanAgeMs: LIMITS.orphanAgeMs,
+    ...options,
+  };
+  const findRepository = prepareFindRepository(context.store);
+  const images = createImages(context);
+  return {
+    findRepository,
+    images,
+    layers: createLayers(context, findRepository),
+    uploads: createUploads(context),
+    flush: images.flush,
+    collectGarbage: createGarbageCollector(context),
+    close: images.flush,
+  };
 }

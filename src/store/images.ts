@@ -7,6 +7,14 @@ import {
   referencedImagesNotFound,
   repositoryNotFound,
 } from '../domain/faults.ts';
+import {
+  distinctImageIds,
+  imageIdFailure,
+  imageNotFoundFailure,
+  tagDigestFailure,
+  type ImageIdFailure,
+  type ImageIdName,
+} from '../domain/image-ids.ts';
 import { type BlobReference, type ChildReference, imageSize } from '../domain/manifests.ts';
 import { decideTagMove, type TagRules } from '../domain/tags.ts';
 import { chunks } from './repository-blobs.ts';
@@ -19,17 +27,6 @@ export interface RepositoryName {
   readonly id: string;
   readonly name: string;
   readonly account: string;
-}
-
-export interface ImageIdRow {
-  readonly imageDigest?: string | undefined;
-  readonly imageTag?: string | undefined;
-}
-
-export interface ImageFailureRow {
-  readonly imageId: ImageIdRow;
-  readonly failureCode: string;
-  readonly failureReason: string;
 }
 
 /** Parents named in one refusal. */
@@ -320,63 +317,15 @@ async function writeTags(tx: Tx, input: PutImageRow, tags: readonly string[]): P
   }
 }
 
-const DIGEST_SYNTAX = /^[a-zA-Z0-9\-_+.]+:[a-fA-F0-9]+$/;
-const TAG_SYNTAX = /^[a-zA-Z0-9\-_.]+$/;
-
-/** What is wrong with an image id itself, in ECR's words (ecr-api.md §3.2); `undefined` when it can be looked up. */
-export function imageIdFailure(imageId: ImageIdRow): ImageFailureRow | undefined {
-  const { imageDigest, imageTag } = imageId;
-  const fail = (failureCode: string, reason: string): ImageFailureRow => ({
-    imageId,
-    failureCode,
-    failureReason: `Invalid request parameters: ${reason}`,
-  });
-  if (imageDigest === undefined && imageTag === undefined) {
-    return fail('MissingDigestAndTag', 'both tag and digest cannot be null');
-  }
-  if (imageDigest !== undefined && !DIGEST_SYNTAX.test(imageDigest)) {
-    return fail(
-      'InvalidImageDigest',
-      `image digest should satisfy the regex '[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+'`,
-    );
-  }
-  if (imageTag !== undefined && !TAG_SYNTAX.test(imageTag)) {
-    return fail('InvalidImageTag', `image tag should satisfy the regex '[a-zA-Z0-9-_.]+'`);
-  }
-  return undefined;
-}
-
-export function imageNotFoundFailure(imageId: ImageIdRow): ImageFailureRow {
-  return { imageId, failureCode: 'ImageNotFound', failureReason: 'Requested image not found' };
-}
-
-export function tagDigestFailure(imageId: ImageIdRow): ImageFailureRow {
-  return {
-    imageId,
-    failureCode: 'ImageTagDoesNotMatchDigest',
-    failureReason: 'Invalid request parameters: given tag does not map to the given digest',
-  };
-}
-
-/** Image ids without repetitions, in order. */
-export function distinctImageIds(ids: readonly ImageIdRow[]): ImageIdRow[] {
-  const seen = new Map<string, ImageIdRow>();
-  for (const id of ids) {
-    const key = JSON.stringify([id.imageDigest ?? null, id.imageTag ?? null]);
-    if (!seen.has(key)) seen.set(key, id);
-  }
-  return [...seen.values()];
-}
-
 export interface DeleteImagesInput {
   readonly repository: RepositoryName;
-  readonly ids: readonly ImageIdRow[];
+  readonly ids: readonly ImageIdName[];
   readonly now: number;
 }
 
 export interface DeleteImagesOutcome {
-  imageIds: ImageIdRow[];
-  failures: ImageFailureRow[];
+  imageIds: ImageIdName[];
+  failures: ImageIdFailure[];
 }
 
 /** Deletes in the order asked, judging each id by what is left then. @throws Fault RepositoryNotFoundException */
@@ -399,8 +348,8 @@ async function deleteImages(tx: Tx, input: DeleteImagesInput): Promise<DeleteIma
 async function deleteByDigest(
   tx: Tx,
   { repository, now }: DeleteImagesInput,
-  imageId: ImageIdRow,
-): Promise<ImageIdRow[] | ImageFailureRow> {
+  imageId: ImageIdName,
+): Promise<ImageIdName[] | ImageIdFailure> {
   const { imageDigest = '' } = imageId;
   const image = await tx
     .selectFrom('image')
@@ -427,9 +376,9 @@ async function deleteByDigest(
 async function deleteByTag(
   tx: Tx,
   { repository, now }: DeleteImagesInput,
-  imageId: ImageIdRow,
+  imageId: ImageIdName,
   imageTag: string,
-): Promise<ImageIdRow[] | ImageFailureRow> {
+): Promise<ImageIdName[] | ImageIdFailure> {
   const tag = await tx
     .selectFrom('tag')
     .select('image_digest')
@@ -467,8 +416,8 @@ async function referencedFailure(
   tx: Tx,
   repositoryId: string,
   digest: string,
-  imageId: ImageIdRow,
-): Promise<ImageFailureRow | undefined> {
+  imageId: ImageIdName,
+): Promise<ImageIdFailure | undefined> {
   const parents = await tx
     .selectFrom('image_child')
     .select('parent_digest')

@@ -1,0 +1,81 @@
+/**
+ * One round of online garbage collection (registry-protocol.md §6.2). Decisions are made by transactions in store/garbage.ts;
+ * here bytes follow rows, never the other way round, so a crash or a concurrent push at any point is harmless.
+ */
+import { knownStorageKeys } from '../store/store.ts';
+import { retryBrokenReference } from './retry.ts';
+import type { GarbageReport, RegistryContext } from './registry.ts';
+
+/** Rows one transaction looks at: short enough not to hold up pushes behind it. */
+const BATCH = 200;
+/** Stored files asked about at once. */
+const ORPHAN_BATCH = 500;
+
+/** Returns `Registry.collectGarbage`. Rounds may overlap, also between processes. */
+export function createGarbageCollector(
+  context: RegistryContext,
+): (options: { readonly orphans: boolean }) => Promise<GarbageReport> {
+  return async ({ orphans }) => {
+    const uploadsExpired = await expireUploads(context);
+    const blobsUnlinked = await reviewContent(context);
+    const orphansTrashed = orphans ? await trashOrphans(context) : 0;
+    const filesDeleted = await emptyTrash(context);
+    return { uploadsExpired, blobsUnlinked, filesDeleted, orphansTrashed };
+  };
+}
+
+async function expireUploads({ store, clock, uploadIdleMs }: RegistryContext): Promise<number> {
+  let total = 0;
+  for (;;) {
+    const input = { now: clock(), idleMs: uploadIdleMs, limit: BATCH };
+    const { expired } = await store.transact('expireUploads', input);
+    total += expired;
+    if (expired < BATCH) return total;
+  }
+}
+
+async function reviewContent({ store, clock, trashGraceMs }: RegistryContext): Promise<number> {
+  const now = clock();
+  let total = 0;
+  for (;;) {
+    const { reviewed, unlinked } = await retryBrokenReference(() =>
+      store.transact('reviewGarbage', { now, limit: BATCH, trashGraceMs }),
+    );
+    total += unlinked;
+    if (reviewed < BATCH) return total;
+  }
+}
+
+async function emptyTrash({ store, blobs, clock }: RegistryContext): Promise<number> {
+  const now = clock();
+  let total = 0;
+  for (;;) {
+    const storageKeys = await store.transact('takeTrash', { now, limit: BATCH });
+    // INVARIANT: bytes first, then the trash row: it is the only thing that still knows them.
+    for (const key of storageKeys) await blobs.delete(key);
+    if (storageKeys.length > 0) await store.transact('forgetTrash', { storageKeys });
+    total += storageKeys.length;
+    if (storageKeys.length < BATCH) return total;
+  }
+}
+
+/** Files no row knows, left by a crash between the two; young ones may belong to an upload that is just starting. */
+async function trashOrphans({ store, blobs, clock, orphanAgeMs }: RegistryContext): Promise<number> {
+  const bornBefore = clock() - orphanAgeMs;
+  let total = 0;
+  let batch: string[] = [];
+  const judge = async (): Promise<void> => {
+    const known = await knownStorageKeys(store.read, batch);
+    const storageKeys = batch.filter((key) => !known.has(key));
+    batch = [];
+    if (storageKeys.length === 0) return;
+    total += (await store.transact('trashStorageKeys', { storageKeys, deleteAfter: clock() })).trashed;
+  };
+  for await (const { key, modifiedAt } of blobs.list()) {
+    if (modifiedAt > bornBefore) continue;
+    batch.push(key);
+    if (batch.length >= ORPHAN_BATCH) await judge();
+  }
+  if (batch.length > 0) await judge();
+  return total;
+}

@@ -1,0 +1,316 @@
+/** Images and tags: what both doors do with manifests. */
+import { createHash, randomBytes } from 'node:crypto';
+import { Fault } from '../domain/faults.ts';
+import {
+  distinctImageIds,
+  imageIdFailure,
+  imageNotFoundFailure,
+  tagDigestFailure,
+} from '../domain/image-ids.ts';
+import { readManifest } from '../domain/manifests.ts';
+import type { Digest } from '../domain/names.ts';
+import { LIMITS } from '../lib/limits.ts';
+import { type ImageCore, ImageCache } from './image-cache.ts';
+import { Pulls } from './pulls.ts';
+import type {
+  Image,
+  ImageFailure,
+  ImageId,
+  Images,
+  PutImageInput,
+  PutImageResult,
+  RegistryContext,
+  Repository,
+} from './registry.ts';
+import { retryBrokenReference } from './retry.ts';
+import type { Store } from '../store/store.ts';
+
+const CACHE_BYTES_MAX = 32 * 1_048_576;
+/** Rows read at once for referrers, and the bytes of manifests after which the list ends. */
+const REFERRERS_PAGE = 16;
+const REFERRERS_BYTES_MAX = 64 * 1_048_576;
+/** Repositories whose distance to the image quota is remembered. */
+const QUOTAS_MAX = 10_000;
+
+export interface FlushableImages extends Images {
+  /** Writes batched pull times. */
+  flush(): Promise<void>;
+}
+
+export function createImages(context: RegistryContext): FlushableImages {
+  const { store, clock } = context;
+  const lookUp = createLookUp(store);
+  const pulls = new Pulls(store);
+  const quotas = new Quotas();
+
+  const read = async (
+    repository: Repository,
+    reference: ImageId,
+    pull: boolean,
+  ): Promise<Image | undefined> => {
+    const image = await lookUp(repository.id, reference);
+    if (image === undefined) return undefined;
+    const lastPulledAt = pulls.newest(repository.id, image.digest, image.lastPulledAt);
+    if (pull) pulls.record(repository.id, image.digest, clock());
+    return { ...image, lastPulledAt };
+  };
+
+  return {
+    put: (repository, input) => putImage(context, quotas, repository, input),
+    find: (repository, reference, { pull }) =>
+      read(repository, reference.includes(':') ? { imageDigest: reference } : { imageTag: reference }, pull),
+    batchGet: (repository, ids) => batchGet((id) => read(repository, id, true), ids),
+    batchDelete: (repository, ids) =>
+      retryBrokenReference(() =>
+        store.transact('image.delete', { repository: nameOf(repository), ids, now: clock() }),
+      ),
+    listTags: async (repository, last, limit) => {
+      let query = store.read
+        .selectFrom('tag')
+        .select('name')
+        .where('repository_id', '=', repository.id)
+        .orderBy('name')
+        .limit(limit);
+      if (last !== undefined) query = query.where('name', '>', last);
+      return (await query.execute()).map(({ name }) => name);
+    },
+    referrers: (repository, subject, artifactTypes) =>
+      listReferrers(store, pulls, repository, subject, artifactTypes),
+    flush: () => pulls.flush(),
+  };
+}
+
+function nameOf(repository: Repository) {
+  return { id: repository.id, name: repository.name, account: repository.account };
+}
+
+async function putImage(
+  { store, clock }: RegistryContext,
+  quotas: Quotas,
+  repository: Repository,
+  input: PutImageInput,
+): Promise<PutImageResult> {
+  const reading = readManifest(input.manifest, input.mediaType, { detect: input.existing === 'accept' });
+  const digest: Digest = `sha256:${createHash('sha256').update(input.manifest).digest('hex')}` as Digest;
+  if (input.digest !== undefined && input.digest !== digest) throw wrongDigest(repository, input);
+  const outcome = await retryBrokenReference(() =>
+    store.transact('image.put', {
+      repository: nameOf(repository),
+      digest,
+      ...reading,
+      // WHY a copy: what crosses to the writer thread takes the whole memory behind a view along.
+      manifest: new Uint8Array(input.manifest),
+      tags: input.tags,
+      existing: input.existing,
+      now: clock(),
+      nonce: randomBytes(10).toString('hex'),
+      tagsPerImageMax: LIMITS.tagsPerImageMax,
+      imagesMax: quotas.mustCount(repository.id) ? LIMITS.imagesPerRepositoryMax : undefined,
+    }),
+  );
+  if (outcome.added) quotas.added(repository.id, outcome.images);
+  return {
+    digest,
+    mediaType: outcome.mediaType,
+    subjectDigest: outcome.subjectDigest,
+  };
+}
+
+function wrongDigest(repository: Repository, input: PutImageInput): Fault {
+  if (input.existing === 'accept' && input.digest?.startsWith('sha512:')) {
+    return new Fault('DigestInvalid', 'provided digest is not a supported sha256 digest');
+  }
+  return new Fault(
+    'ImageDigestDoesNotMatchException',
+    `The image with digest '${input.digest}' in repository '${repository.name}' and registry ID '${repository.account}' ` +
+      'does not match the image digest that Amazon ECR has calculated.',
+  );
+}
+
+/**
+ * When to count the images of a repository again. WHY not at every push: counting is linear. A sixteenth of the room that
+ * was left may be filled in between, so that up to sixteen processes stay under the quota together.
+ */
+class Quotas {
+  readonly #uncounted = new Map<string, number>();
+
+  mustCount(repositoryId: string): boolean {
+    return (this.#uncounted.get(repositoryId) ?? 0) <= 0;
+  }
+
+  added(repositoryId: string, images: number | undefined): void {
+    const left =
+      images === undefined
+        ? (this.#uncounted.get(repositoryId) ?? 0) - 1
+        : Math.floor((LIMITS.imagesPerRepositoryMax - images) / 16);
+    this.#uncounted.delete(repositoryId);
+    this.#uncounted.set(repositoryId, left);
+    const [oldest] = this.#uncounted.size > QUOTAS_MAX ? this.#uncounted.keys() : [];
+    if (oldest !== undefined) this.#uncounted.delete(oldest);
+  }
+}
+
+interface HeadRow {
+  readonly id: string;
+  readonly last_pulled_at: number | null;
+  readonly tag: string | null;
+}
+
+interface ImageRow {
+  readonly digest: string;
+  readonly media_type: string;
+  readonly artifact_type: string | null;
+  readonly subject_digest: string | null;
+  readonly manifest: Uint8Array;
+  readonly size: number;
+  readonly pushed_at: number;
+}
+
+/**
+ * The hottest look-up: one small query says whether the image exists now and which tags it has, and the rest, which never
+ * changes, comes from the cache.
+ */
+function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Promise<Image | undefined> {
+  const byTag = store.prepare<HeadRow>(
+    `select i.id, i.last_pulled_at, o.name as tag
+     from tag t
+     join image i on i.repository_id = t.repository_id and i.digest = t.image_digest
+     join tag o on o.repository_id = t.repository_id and o.image_digest = t.image_digest
+     where t.repository_id = ? and t.name = ?
+     order by o.tagged_at, o.name`,
+  );
+  const byDigest = store.prepare<HeadRow>(
+    `select i.id, i.last_pulled_at, o.name as tag
+     from image i
+     left join tag o on o.repository_id = i.repository_id and o.image_digest = i.digest
+     where i.repository_id = ? and i.digest = ?
+     order by o.tagged_at, o.name`,
+  );
+  const byId = store.prepare<ImageRow>(
+    `select digest, media_type, artifact_type, subject_digest, size, pushed_at, manifest from image where id = ?`,
+  );
+  const cache = new ImageCache(CACHE_BYTES_MAX);
+  return async (repositoryId, { imageDigest, imageTag }) => {
+    const rows =
+      imageTag === undefined
+        ? await byDigest(repositoryId, imageDigest ?? '')
+        : await byTag(repositoryId, imageTag);
+    const [head] = rows;
+    if (head === undefined) return undefined;
+    let core = cache.get(head.id);
+    if (core === undefined) {
+      const [row] = await byId(head.id);
+      // Deleted between the two queries.
+      if (row === undefined) return undefined;
+      core = coreOf(row);
+      cache.set(head.id, core);
+    }
+    const tags = rows.flatMap(({ tag }) => (tag === null ? [] : [tag]));
+    return { ...core, lastPulledAt: timeOf(head.last_pulled_at), tags };
+  };
+}
+
+function coreOf(row: ImageRow): ImageCore {
+  return {
+    digest: row.digest as Digest,
+    mediaType: row.media_type,
+    artifactType: row.artifact_type ?? undefined,
+    subjectDigest: row.subject_digest ?? undefined,
+    manifest: row.manifest,
+    size: Number(row.size),
+    pushedAt: Number(row.pushed_at),
+  };
+}
+
+function timeOf(value: number | null): number | undefined {
+  return value === null ? undefined : Number(value);
+}
+
+/** An image once per tag when asked by digest, once when asked by tag; what comes out twice collapses. */
+async function batchGet(
+  read: (id: ImageId) => Promise<Image | undefined>,
+  ids: readonly ImageId[],
+): Promise<{ images: { imageId: ImageId; image: Image }[]; failures: ImageFailure[] }> {
+  const images = new Map<string, { imageId: ImageId; image: Image }>();
+  const failures: ImageFailure[] = [];
+  for (const id of distinctImageIds(ids)) {
+    const image = imageIdFailure(id) === undefined ? await read(id) : undefined;
+    if (image === undefined) {
+      failures.push(imageIdFailure(id) ?? imageNotFoundFailure(id));
+    } else if (id.imageTag !== undefined && id.imageDigest !== undefined && id.imageDigest !== image.digest) {
+      failures.push(tagDigestFailure(id));
+    } else {
+      for (const imageId of idsOf(image, id.imageTag)) {
+        const key = `${imageId.imageDigest} ${imageId.imageTag ?? ''}`;
+        if (!images.has(key)) images.set(key, { imageId, image });
+      }
+    }
+  }
+  return { images: [...images.values()], failures };
+}
+
+function idsOf({ digest, tags }: Image, tag: string | undefined): ImageId[] {
+  if (tag !== undefined) return [{ imageDigest: digest, imageTag: tag }];
+  if (tags.length === 0) return [{ imageDigest: digest }];
+  return tags.map((imageTag) => ({ imageDigest: digest, imageTag }));
+}
+
+async function listReferrers(
+  store: Store,
+  pulls: Pulls,
+  repository: Repository,
+  subject: string,
+  artifactTypes: readonly string[],
+): Promise<Image[]> {
+  const found: Image[] = [];
+  let bytes = 0;
+  let since = -1;
+  // WHY a limit in bytes: a client decides how many there are and how large. Pages, because a few fit in memory at any size.
+  while (bytes < REFERRERS_BYTES_MAX) {
+    let query = store.read
+      .selectFrom('image')
+      .selectAll()
+      .where('repository_id', '=', repository.id)
+      .where('subject_digest', '=', subject)
+      .where('pushed_at', '>', since)
+      .orderBy('pushed_at')
+      .limit(REFERRERS_PAGE);
+    if (artifactTypes.length > 0) query = query.where('artifact_type', 'in', artifactTypes);
+    const rows = await query.execute();
+    const tags = await tagsOf(
+      store,
+      repository.id,
+      rows.map(({ digest }) => digest),
+    );
+    for (const row of rows) {
+      bytes += row.manifest.byteLength;
+      since = Number(row.pushed_at);
+      found.push({
+        ...coreOf(row),
+        lastPulledAt: pulls.newest(repository.id, row.digest, timeOf(row.last_pulled_at)),
+        tags: tags.get(row.digest) ?? [],
+      });
+    }
+    if (rows.length < REFERRERS_PAGE) break;
+  }
+  return found;
+}
+
+async function tagsOf(
+  store: Store,
+  repositoryId: string,
+  digests: readonly string[],
+): Promise<Map<string, string[]>> {
+  const tags = new Map<string, string[]>();
+  if (digests.length === 0) return tags;
+  const rows = await store.read
+    .selectFrom('tag')
+    .select(['image_digest', 'name'])
+    .where('repository_id', '=', repositoryId)
+    .where('image_digest', 'in', digests)
+    .orderBy('tagged_at')
+    .orderBy('name')
+    .execute();
+  for (const { image_digest: digest, name } of rows) tags.set(digest, [...(tags.get(digest) ?? []), name]);
+  return tags;
+}

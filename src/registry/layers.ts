@@ -1,0 +1,151 @@
+/** Content of a repository by digest. A blob is visible only through repositories that it was uploaded or mounted to. */
+import { BlobNotFoundError, type BlobReader } from '../blobs/blobs.ts';
+import type { Digest, RepositoryAddress } from '../domain/names.ts';
+import { LIMITS } from '../lib/limits.ts';
+import type { Layers, RegistryContext, Repository, StoredBlob } from './registry.ts';
+import { retryBrokenReference } from './retry.ts';
+import { keyFault } from './uploads.ts';
+
+/** Repositories offered as the source of a mount that names none. */
+const HOLDERS_MAX = 20;
+
+type FindRepository = (address: RepositoryAddress) => Promise<Repository | undefined>;
+
+interface BlobRow {
+  readonly storage_key: string;
+  readonly size: number;
+  readonly leased_until: number;
+}
+
+type FindBlob = (repositoryId: string, digest: string) => Promise<BlobRow[]>;
+
+export function createLayers(context: RegistryContext, findRepository: FindRepository): Layers {
+  const { store, clock, blobLeaseMs, trashGraceMs } = context;
+  const findBlob = store.prepare<BlobRow>(
+    'select storage_key, size, leased_until from repository_blob where repository_id = ? and digest = ?',
+  );
+  return {
+    stat: (repository, digest) => stat(context, findBlob, repository, digest),
+    availability: (repository, digests) => availability(context, repository, digests),
+    open: (repository, digest, start, end) => open(context, findBlob, repository, digest, start, end),
+    mount: (target, source, digest) =>
+      retryBrokenReference(() =>
+        store.transact('blob.mount', {
+          targetId: target.id,
+          sourceId: source.id,
+          digest,
+          leasedUntil: clock() + blobLeaseMs,
+          target: { name: target.name, account: target.account },
+        }),
+      ),
+    holders: (target, digest) => holders(context, findRepository, target, digest),
+    remove: (repository, digest) =>
+      retryBrokenReference(() =>
+        store.transact('blob.remove', {
+          repositoryId: repository.id,
+          digest,
+          deleteAfter: clock() + trashGraceMs,
+        }),
+      ),
+  };
+}
+
+/** INVARIANT: a blob that is said to be there stays for at least the lease less one step, so that a push may rely on it. */
+async function stat(
+  { store, clock, blobLeaseMs }: RegistryContext,
+  findBlob: FindBlob,
+  repository: Repository,
+  digest: string,
+): Promise<StoredBlob | undefined> {
+  const [row] = await findBlob(repository.id, digest);
+  if (row === undefined) return undefined;
+  const leasedUntil = clock() + blobLeaseMs;
+  if (leasedUntil - Number(row.leased_until) > Math.min(LIMITS.blobLeaseStepMs, blobLeaseMs / 2)) {
+    const renewed = await store.transact('blob.renewLease', {
+      repositoryId: repository.id,
+      digest,
+      leasedUntil,
+    });
+    // Collected since it was read.
+    if (!renewed) return undefined;
+  }
+  return { digest: digest as Digest, size: Number(row.size) };
+}
+
+async function availability(
+  { store }: RegistryContext,
+  repository: Repository,
+  digests: readonly string[],
+): Promise<Map<string, { size: number; mediaType: string | undefined; referenced: boolean }>> {
+  const found = new Map<string, { size: number; mediaType: string | undefined; referenced: boolean }>();
+  if (digests.length === 0) return found;
+  const rows = await store.read
+    .selectFrom('repository_blob')
+    .select((q) => [
+      'repository_blob.digest',
+      'repository_blob.size',
+      q
+        .selectFrom('image_blob')
+        .select('image_blob.media_type')
+        .whereRef('image_blob.repository_id', '=', 'repository_blob.repository_id')
+        .whereRef('image_blob.blob_digest', '=', 'repository_blob.digest')
+        .limit(1)
+        .as('media_type'),
+    ])
+    .where('repository_blob.repository_id', '=', repository.id)
+    .where('repository_blob.digest', 'in', digests)
+    .execute();
+  for (const { digest, size, media_type: mediaType } of rows) {
+    found.set(digest, {
+      size: Number(size),
+      mediaType: mediaType ?? undefined,
+      referenced: mediaType !== null,
+    });
+  }
+  return found;
+}
+
+async function open(
+  { blobs }: RegistryContext,
+  findBlob: FindBlob,
+  repository: Repository,
+  digest: string,
+  start: number | undefined,
+  end: number | undefined,
+): Promise<BlobReader | undefined> {
+  const [row] = await findBlob(repository.id, digest);
+  if (row === undefined) return undefined;
+  try {
+    return await blobs.open(row.storage_key, start, end);
+  } catch (error) {
+    if (!(error instanceof BlobNotFoundError)) throw keyFault(error);
+    // Unlinked and deleted since the row was read, and perhaps uploaded again; else bytes are missing, which must be loud.
+    const [now] = await findBlob(repository.id, digest);
+    if (now === undefined) return undefined;
+    if (now.storage_key === row.storage_key) throw error;
+    return await blobs.open(now.storage_key, start, end);
+  }
+}
+
+async function holders(
+  { store }: RegistryContext,
+  findRepository: FindRepository,
+  target: Repository,
+  digest: string,
+): Promise<Repository[]> {
+  const rows = await store.read
+    .selectFrom('blob')
+    .innerJoin('repository_blob', 'repository_blob.storage_key', 'blob.storage_key')
+    .innerJoin('repository', 'repository.id', 'repository_blob.repository_id')
+    .select(['repository.account', 'repository.region', 'repository.name'])
+    .where('blob.digest', '=', digest)
+    .where('blob.content_key', '=', target.contentKey)
+    .where('repository.account', '=', target.account)
+    .where('repository.region', '=', target.region)
+    .where('repository.id', '!=', target.id)
+    .orderBy('repository.name')
+    .limit(HOLDERS_MAX)
+    .execute();
+  const found = await Promise.all(rows.map(findRepository));
+  return found.filter((repository) => repository !== undefined);
+}
