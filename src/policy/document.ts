@@ -23,10 +23,13 @@ export interface ActionMatcher {
   readonly globs: readonly Glob[];
 }
 
+/** One of the first five parts of an ARN: equal to the text, matching the glob, or anything. */
+export type FixedPart = string | Glob | undefined;
+
 /** A resource pattern: everything, six parts, or a short pattern that is a glob over the whole ARN (undefined: matches nothing). */
 export type ResourcePattern =
   | { readonly form: 'everything' }
-  | { readonly form: 'parts'; readonly fixed: readonly (string | Glob)[]; readonly rest: Template }
+  | { readonly form: 'parts'; readonly fixed: readonly FixedPart[]; readonly rest: Template }
   | { readonly form: 'whole'; readonly glob: Glob | undefined };
 
 export interface Statement {
@@ -112,6 +115,11 @@ function compileActions(statement: JsonObject): ActionMatcher {
     names: new Set(lower.filter((a) => !/[*?]/.test(a))),
     globs: globs.map(compileGlob),
   };
+}
+
+function compileFixed(text: string): FixedPart {
+  const glob = compileGlob(text);
+  return glob.everything ? undefined : (glob.exact ?? glob);
 }
 
 /** Partition and service are exact (a lone `*` is every partition), variables only stand after the fifth colon. */

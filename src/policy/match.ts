@@ -48,13 +48,15 @@ function matchResource(pattern: ResourcePattern, query: Query): boolean {
   if (pattern.form === 'whole')
     return pattern.glob !== undefined && matchGlob(pattern.glob, query.request.resource);
   const parts = query.resourceParts;
-  if (parts === undefined) return false;
+  // WHY: the last part first, it tells most resources apart.
+  if (parts === undefined || !matchTemplate(pattern.rest, parts[5] ?? '', query.request.context))
+    return false;
   for (let i = 0; i < 5; i++) {
-    const [wanted, part] = [pattern.fixed[i], parts[i]];
-    if (wanted === undefined || part === undefined) return false;
-    if (typeof wanted === 'string' ? wanted !== part : !matchGlob(wanted, part)) return false;
+    const wanted = pattern.fixed[i];
+    if (wanted === undefined) continue;
+    if (typeof wanted === 'string' ? wanted !== parts[i] : !matchGlob(wanted, parts[i] ?? '')) return false;
   }
-  return matchTemplate(pattern.rest, parts[5] ?? '', query.request.context);
+  return true;
 }
 
 function matchResources(statement: Statement, query: Query, attached: boolean): boolean {

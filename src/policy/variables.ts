@@ -1,5 +1,5 @@
 /** Policy variables: `${key}`, `${key, 'default'}` and the escapes `${*}` `${?}` `${$}`. */
-import { buildGlob, globTokens, matchGlob, type Glob, type GlobToken } from './glob.ts';
+import { buildGlob, globTokens, matchGlob, occursAt, type Glob, type GlobToken } from './glob.ts';
 
 /** What is known about a request: lower-cased keys; an array marks a multi-valued key. */
 export type Context = ReadonlyMap<string, string | readonly string[]>;
@@ -13,6 +13,8 @@ interface Variable {
 export interface Template {
   /** The finished glob when no variable occurs. */
   readonly glob: Glob | undefined;
+  /** Literal text before the first variable or wildcard: what does not start with it cannot match. */
+  readonly prefix: string;
   readonly parts: readonly (GlobToken | Variable)[];
 }
 
@@ -73,7 +75,9 @@ export function compileTemplate(text: string, rules: TemplateRules): Template {
       constant = false;
     }
   }
-  return { glob: constant ? buildGlob(parts as GlobToken[]) : undefined, parts };
+  const [first] = parts;
+  const prefix = typeof first === 'string' ? first : '';
+  return { glob: constant ? buildGlob(parts as GlobToken[]) : undefined, prefix, parts };
 }
 
 /** The glob for this request; undefined if a variable has no single value and no default. Values are literal text. */
@@ -95,6 +99,8 @@ function resolveGlob(template: Template, context: Context): Glob | undefined {
 
 /** Whether `value` matches; never if a variable cannot be resolved. */
 export function matchTemplate(template: Template, value: string, context: Context): boolean {
+  if (template.glob !== undefined) return matchGlob(template.glob, value);
+  if (!occursAt(template.prefix, value, 0)) return false;
   const glob = resolveGlob(template, context);
   return glob !== undefined && matchGlob(glob, value);
 }
