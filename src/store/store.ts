@@ -13,6 +13,54 @@ export type { Reader, Transaction, Tx } from './transaction.ts';
 export type { TransactionInput, TransactionName, TransactionOutput } from './transactions.ts';
 export type { ReviewedGarbage } from './garbage.ts';
 export { knownStorageKeys } from './garbage.ts';
+export type {
+  AccessKeyRecord,
+  KeyUse,
+  PolicyRecord,
+  PolicyUses,
+  PolicyVersionRecord,
+  StoredAccessKey,
+  StoredGrants,
+  TagRecord,
+  UserRecord,
+} from './identities.ts';
+export {
+  countPolicyUses,
+  findAccessKey,
+  findAccountCreation,
+  findPolicy,
+  findUser,
+  findUserPolicy,
+  listAccessKeys,
+  listAttachments,
+  listPolicies,
+  listPolicyTags,
+  listPolicyVersions,
+  listRootKeys,
+  listUserTags,
+  noSuchAccessKey,
+  noSuchPolicy,
+  noSuchUser,
+  noSuchUserPolicy,
+  noSuchVersion,
+  pageUserPolicies,
+  pageUsers,
+  policyNotAttachable,
+  prepareIdentityRevision,
+  quotaExceeded,
+  readGrants,
+} from './identities.ts';
+export type { ImageEntry, ImagePageOptions, ImagePosition, ImageSummary } from './listings.ts';
+export {
+  digestsOfTags,
+  imagesByDigest,
+  pageEntries,
+  pageImages,
+  selectTags,
+  tagsOfImages,
+} from './listings.ts';
+export type { ExclusionFilter, RepositoryRecord, StoredRepository } from './repositories.ts';
+export { pageRepositories, prepareFindRepository, principalsExist, tooManyTags } from './repositories.ts';
 export { isForeignKeyViolation, isUniqueViolation } from './violations.ts';
 
 /** A store whose transactions are those of `R`; the product's is {@link Store}. */

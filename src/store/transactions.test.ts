@@ -1,0 +1,20 @@
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { garbageTransactions } from './garbage.ts';
+import { identityTransactions } from './identities.ts';
+import { imageTransactions } from './images.ts';
+import { repositoryTransactions } from './repositories.ts';
+import { TRANSACTIONS } from './transactions.ts';
+import { uploadTransactions } from './uploads.ts';
+
+test('no two subjects have a transaction of the same name', () => {
+  const subjects = [
+    identityTransactions,
+    repositoryTransactions,
+    imageTransactions,
+    uploadTransactions,
+    garbageTransactions,
+  ];
+  const names = subjects.flatMap((transactions) => Object.keys(transactions));
+  assert.deepEqual(names.sort(), Object.keys(TRANSACTIONS).sort());
+});
