@@ -132,10 +132,10 @@ function compileResource(text: string, variables: boolean): ResourcePattern {
     form: 'parts',
     fixed: [
       arn,
-      partition === '*' ? compileGlob('*') : partition,
+      partition === '*' ? undefined : partition,
       service,
-      compileGlob(region),
-      compileGlob(account),
+      compileFixed(region),
+      compileFixed(account),
     ],
     rest: compileTemplate(rest, { variables, wildcards: true }),
   };

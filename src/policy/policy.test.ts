@@ -451,6 +451,17 @@ describe('properties', () => {
     assert.equal(matchGlob(compileGlob(`${'*a?'.repeat(3000)}b`), given), false);
   });
 
+  it('a hostile document is read in linear time', () => {
+    for (const part of ["${a, 'x}", '${a}', '${', '*a', ':', "}${a, '"]) {
+      const Resource = `arn:aws:ecr:us-east-1:111122223333:${part.repeat(130_000 / part.length)}`;
+      const source = JSON.stringify({
+        Version: '2012-10-17',
+        Statement: { Effect: 'Allow', Action: '*', Resource },
+      });
+      assert.equal(validateIdentityPolicy(source), undefined);
+    }
+  });
+
   it('adding a Deny never grants', () => {
     const place = pick('identity', 'boundary', 'session', 'resource') as fc.Arbitrary<'identity'>;
     fc.assert(

@@ -27,17 +27,18 @@ export interface TemplateRules {
 
 const ESCAPED = new Set(['*', '?', '$']);
 
-/** The end of the variable that starts at `open` (position of its `}`), or -1 if it is not closed. */
+/**
+ * The end of the variable whose inside starts at `open` (position of its `}`), or -1 if it is not closed. Looks no
+ * further than the next brace or quote, so reading a hostile text stays linear.
+ */
 function closeOf(text: string, open: number): number {
   const brace = text.indexOf('}', open);
-  const comma = text.indexOf(',', open);
-  if (comma < 0 || comma > brace) return brace;
-  const quoted = /\s*'/y;
-  quoted.lastIndex = comma + 1;
-  if (!quoted.test(text)) return brace;
-  // The default may contain a brace: it ends with quote and brace.
-  const end = text.indexOf("'}", quoted.lastIndex);
-  return end < 0 ? brace : end + 1;
+  if (brace < 0) return -1;
+  const quoted = /^[^,]*,\s*'/.exec(text.slice(open, brace));
+  if (quoted === null) return brace;
+  // The default may contain a brace: it ends with its quote.
+  const quote = text.indexOf("'", open + quoted[0].length);
+  return quote >= 0 && text[quote + 1] === '}' ? quote + 1 : brace;
 }
 
 function variable(inside: string): Variable {
