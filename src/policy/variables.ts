@@ -69,7 +69,7 @@ export function compileTemplate(text: string, rules: TemplateRules): Template {
   const parts: (GlobToken | Variable)[] = [];
   let constant = true;
   for (const piece of rules.variables ? piecesOf(text) : [{ text }]) {
-    if ('text' in piece) parts.push(...plain(piece.text));
+    if ('text' in piece) for (const token of plain(piece.text)) parts.push(token);
     else if (ESCAPED.has(piece.inside)) parts.push(piece.inside);
     else {
       parts.push(variable(piece.inside));
