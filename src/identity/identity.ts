@@ -2,8 +2,22 @@
  * Who asks, and may they. Principals, their keys and registry tokens, `authorize()`, and the IAM and STS operation
  * tables. Policies are evaluated at use: a change is in force at the next request on either door.
  */
+import { LIMITS } from '../lib/limits.ts';
+import type { KeyRing } from '../lib/keyring.ts';
 import type { Caller, Decision } from '../policy/policy.ts';
 import type { AccessCheck, OperationContext } from '../protocol/protocol.ts';
+import type { KeyUse } from '../store/identities.ts';
+import type { Store } from '../store/store.ts';
+import { createAuthorizer } from './authorize.ts';
+import { createPrincipals } from './principals.ts';
+import { RecentMap } from './recent.ts';
+import { expiredToken, invalidToken, sealToken, unsealToken } from './registry-token.ts';
+import type { TokenContent } from './registry-token.ts';
+
+export { bootstrap, generateCredentials } from './bootstrap.ts';
+export type { BootstrapOptions, Credentials } from './bootstrap.ts';
+export { iamOperations } from './iam.ts';
+export { stsOperations } from './sts.ts';
 
 /** An authenticated caller with the key that proved it. */
 export interface Principal {
@@ -64,5 +78,93 @@ export interface Identity {
    * @throws Fault InvalidRegistryToken, ExpiredRegistryToken; InvalidRegistryToken when its key or user is gone or inactive
    */
   openRegistryToken(password: string, now: number): Promise<{ principal: Principal; region: string }>;
+  /** Writes batched uses of keys. Called on a schedule and on shutdown. */
   flush(): Promise<void>;
+}
+
+export interface IdentityOptions {
+  readonly store: Store;
+  readonly keys: KeyRing;
+  /** How old a noted use of a key may grow before it is written, in milliseconds. */
+  readonly keyUseBatchMs?: number;
+}
+
+/** Opened tokens that are kept, about 1 KiB each. */
+const TOKENS_MAX = 10_000;
+const KEY_USE_BATCH_MS = 60_000;
+
+/** What both doors need of {@link IdentityOptions}' store; remembers only what the identity revision keeps honest. */
+export function createIdentity(options: IdentityOptions): Identity {
+  const { store, keys, keyUseBatchMs = KEY_USE_BATCH_MS } = options;
+  const principals = createPrincipals({ store, keys });
+  const tokens = new RecentMap<string, TokenContent>(TOKENS_MAX);
+  const uses = createKeyUses(store, keyUseBatchMs);
+
+  function openToken(password: string): TokenContent {
+    const known = tokens.get(password);
+    if (known !== undefined) return known;
+    const content = unsealToken(keys, password);
+    tokens.set(password, content);
+    return content;
+  }
+
+  return {
+    ...createAuthorizer({ store, principals }),
+    async findKey(accessKeyId, sessionToken) {
+      const loaded = await principals.find(accessKeyId);
+      if (loaded === undefined) return undefined;
+      // All keys are long-term ones, and those come without a token (iam-sts.md §1.6).
+      if (sessionToken !== undefined) return 'invalid-token';
+      return { secret: loaded.secret, caller: loaded.principal };
+    },
+    recordKeyUse: uses.record,
+    flush: uses.flush,
+    issueRegistryToken(principal, { region }, now) {
+      const expiresAt = now + LIMITS.registryTokenMs;
+      const { account, accessKeyId } = principal;
+      return { password: sealToken(keys, { account, region, accessKeyId, expiresAt }), expiresAt };
+    },
+    async openRegistryToken(password, now) {
+      const { account, region, accessKeyId, expiresAt } = openToken(password);
+      if (now >= expiresAt) throw expiredToken();
+      const loaded = await principals.find(accessKeyId);
+      if (loaded === undefined || loaded.principal.account !== account) throw invalidToken();
+      return { principal: loaded.principal, region };
+    },
+  };
+}
+
+/** Uses of keys, noted in memory and written in batches: the newest of each key counts. */
+function createKeyUses(
+  store: Store,
+  batchMs: number,
+): Pick<Identity, 'flush'> & { record: Identity['recordKeyUse'] } {
+  let noted = new Map<string, KeyUse>();
+  let oldest: number | undefined;
+
+  async function flush(): Promise<void> {
+    if (noted.size === 0) return;
+    const batch = noted;
+    noted = new Map();
+    oldest = undefined;
+    try {
+      await store.transact('accessKey.recordUses', { uses: [...batch.values()] });
+    } catch (error) {
+      // Later uses are newer than what could not be written.
+      noted = new Map([...batch, ...noted]);
+      throw error;
+    }
+  }
+
+  return {
+    flush,
+    record(id, service, region, now) {
+      noted.set(id, { id, at: now, service, region });
+      oldest ??= now;
+      if (now - oldest < batchMs) return;
+      oldest = now;
+      // A failed write keeps its batch for the next one; the caller's request has nothing to do with it.
+      flush().catch(() => undefined);
+    },
+  };
 }

@@ -2,24 +2,23 @@
 import { sql } from 'kysely';
 import { POLICY_COLUMNS, policyOf, policyTransactions } from './identity-policies.ts';
 import type { PolicyRecord, PolicyVersionRecord } from './identity-policies.ts';
+import { keyTransactions } from './identity-keys.ts';
+import type { AccessKeyRecord } from './identity-keys.ts';
 import { USER_COLUMNS, userOf, userTransactions } from './identity-users.ts';
-import type { AccessKeyRecord, TagRecord, UserRecord } from './identity-users.ts';
+import type { TagRecord, UserRecord } from './identity-users.ts';
 import type { Store } from './store.ts';
 import type { Reader, Transaction } from './transaction.ts';
 
 export { noSuchPolicy, noSuchVersion } from './identity-policies.ts';
 export type { PolicyRecord, PolicyVersionRecord } from './identity-policies.ts';
-export {
-  noSuchAccessKey,
-  noSuchUser,
-  noSuchUserPolicy,
-  policyNotAttachable,
-  quotaExceeded,
-} from './identity-users.ts';
-export type { AccessKeyRecord, KeyUse, TagRecord, UserRecord } from './identity-users.ts';
+export { noSuchAccessKey } from './identity-keys.ts';
+export type { AccessKeyRecord, KeyUse } from './identity-keys.ts';
+export { noSuchUser, noSuchUserPolicy, policyNotAttachable, quotaExceeded } from './identity-users.ts';
+export type { TagRecord, UserRecord } from './identity-users.ts';
 
 export const identityTransactions = {
   ...userTransactions,
+  ...keyTransactions,
   ...policyTransactions,
 } as const satisfies Record<string, Transaction<never, unknown>>;
 
@@ -54,13 +53,11 @@ export async function findAccessKey(read: Reader, id: string): Promise<StoredAcc
   if (key.user_id !== null && user === undefined) return undefined;
   const { last_used_at: at, last_used_service: service, last_used_region: region } = key;
   return {
-    ...{
-      id: key.id,
-      account: key.account,
-      secret: key.secret,
-      status: key.status,
-      createdAt: key.created_at,
-    },
+    id: key.id,
+    account: key.account,
+    secret: key.secret,
+    status: key.status,
+    createdAt: key.created_at,
     lastUsed: at === null || service === null || region === null ? undefined : { at, service, region },
     user: user === undefined ? undefined : userOf(user),
   };

@@ -48,8 +48,15 @@ export function policyOf(row: {
 }): PolicyRecord {
   const { id, account, name, path, arn, description } = row;
   return {
-    ...{ id, account, name, path, arn, description: description ?? undefined },
-    ...{ defaultVersion: row.default_version, createdAt: row.created_at, updatedAt: row.updated_at },
+    id,
+    account,
+    name,
+    path,
+    arn,
+    description: description ?? undefined,
+    defaultVersion: row.default_version,
+    createdAt: row.created_at,
+    updatedAt: row.updated_at,
   };
 }
 
@@ -111,9 +118,17 @@ async function createPolicy(
   await tx
     .insertInto('iam_policy')
     .values({
-      ...{ id, account, name, name_lower: name.toLowerCase(), path: policy.path, arn: policy.arn },
-      ...{ description: policy.description ?? null, default_version: 1, next_version: 2 },
-      ...{ created_at: policy.createdAt, updated_at: policy.updatedAt },
+      id,
+      account,
+      name,
+      name_lower: name.toLowerCase(),
+      path: policy.path,
+      arn: policy.arn,
+      description: policy.description ?? null,
+      default_version: 1,
+      next_version: 2,
+      created_at: policy.createdAt,
+      updated_at: policy.updatedAt,
     })
     .execute();
   await tx

@@ -1,4 +1,4 @@
-/** Writes to accounts, users and their keys, tags, inline policies and attachments. Messages: iam-sts.md §6.4. */
+/** Writes to users, their tags, boundary, inline policies and attachments. Messages: iam-sts.md §6.4. */
 import { Fault } from '../domain/faults.ts';
 import { policySizeOf } from '../policy/policy.ts';
 import type { Tx } from './transaction.ts';
@@ -18,15 +18,8 @@ export interface TagRecord {
   readonly value: string;
 }
 
-/** An access key without its secret. */
-export interface AccessKeyRecord {
-  readonly id: string;
-  readonly status: 'Active' | 'Inactive';
-  readonly createdAt: number;
-}
-
 /** Names a user of an account, by its exact name. */
-interface UserReference {
+export interface UserReference {
   readonly account: string;
   readonly userName: string;
 }
@@ -47,8 +40,6 @@ export function userOf(row: {
 
 export const noSuchUser = (name: string): Fault =>
   new Fault('NoSuchEntity', `The user with name ${name} cannot be found.`);
-export const noSuchAccessKey = (id: string): Fault =>
-  new Fault('NoSuchEntity', `The Access Key with id ${id} cannot be found`);
 export const noSuchUserPolicy = (name: string): Fault =>
   new Fault('NoSuchEntity', `The user policy with name ${name} cannot be found.`);
 export const policyNotAttachable = (arn: string): Fault =>
@@ -79,7 +70,7 @@ export async function requireUser(tx: Tx, { account, userName }: UserReference):
   return userOf(row);
 }
 
-async function countOf(
+export async function countOf(
   tx: Tx,
   table: 'iam_access_key' | 'iam_user_attachment' | 'iam_user_tag' | 'iam_user_policy',
   userId: string,
@@ -141,7 +132,7 @@ async function createUser(tx: Tx, { user, tags, boundaryManaged, usersMax }: Cre
   await bumpIdentity(tx);
 }
 
-async function insertUser(tx: Tx, user: UserRecord): Promise<void> {
+export async function insertUser(tx: Tx, user: UserRecord): Promise<void> {
   await tx
     .insertInto('iam_user')
     .values({
@@ -248,97 +239,6 @@ async function setBoundary(
   await bumpIdentity(tx);
 }
 
-/** `secret` is sealed. @throws Fault NoSuchEntity, LimitExceeded */
-async function createAccessKey(
-  tx: Tx,
-  input: UserReference & {
-    readonly id: string;
-    readonly secret: Uint8Array;
-    readonly now: number;
-    readonly keysMax: number;
-  },
-): Promise<void> {
-  const user = await requireUser(tx, input);
-  if ((await countOf(tx, 'iam_access_key', user.id)) >= input.keysMax) {
-    throw quotaExceeded('AccessKeysPerUser', input.keysMax);
-  }
-  const { id, secret, now } = input;
-  await insertAccessKey(tx, { id, account: user.account, userId: user.id, secret, now });
-  await bumpIdentity(tx);
-}
-
-async function insertAccessKey(
-  tx: Tx,
-  key: {
-    readonly id: string;
-    readonly account: string;
-    readonly userId: string | null;
-    readonly secret: Uint8Array;
-    readonly now: number;
-  },
-): Promise<void> {
-  await tx
-    .insertInto('iam_access_key')
-    .values({
-      id: key.id,
-      account: key.account,
-      user_id: key.userId,
-      secret: key.secret,
-      status: 'Active',
-      created_at: key.now,
-    })
-    .execute();
-}
-
-/** @throws Fault NoSuchEntity */
-async function updateAccessKey(
-  tx: Tx,
-  input: UserReference & { readonly id: string; readonly status: 'Active' | 'Inactive' },
-): Promise<void> {
-  const user = await requireUser(tx, input);
-  const updated = await tx
-    .updateTable('iam_access_key')
-    .set({ status: input.status })
-    .where('id', '=', input.id)
-    .where('user_id', '=', user.id)
-    .returning('id')
-    .executeTakeFirst();
-  if (updated === undefined) throw noSuchAccessKey(input.id);
-  await bumpIdentity(tx);
-}
-
-/** @throws Fault NoSuchEntity */
-async function deleteAccessKey(tx: Tx, input: UserReference & { readonly id: string }): Promise<void> {
-  const user = await requireUser(tx, input);
-  const deleted = await tx
-    .deleteFrom('iam_access_key')
-    .where('id', '=', input.id)
-    .where('user_id', '=', user.id)
-    .returning('id')
-    .executeTakeFirst();
-  if (deleted === undefined) throw noSuchAccessKey(input.id);
-  await bumpIdentity(tx);
-}
-
-export interface KeyUse {
-  readonly id: string;
-  readonly at: number;
-  readonly service: string;
-  readonly region: string;
-}
-
-/** The newest use wins, whatever the order of arrival. Keys deleted meanwhile are ignored. */
-async function recordKeyUses(tx: Tx, input: { readonly uses: readonly KeyUse[] }): Promise<void> {
-  for (const { id, at, service, region } of input.uses) {
-    await tx
-      .updateTable('iam_access_key')
-      .set({ last_used_at: at, last_used_service: service, last_used_region: region })
-      .where('id', '=', id)
-      .where((q) => q.or([q('last_used_at', 'is', null), q('last_used_at', '<', at)]))
-      .execute();
-  }
-}
-
 /** Overwrites silently. The quota is over all inline policies of the user. @throws Fault NoSuchEntity, LimitExceeded */
 async function putUserPolicy(
   tx: Tx,
@@ -423,67 +323,7 @@ async function detachUserPolicy(
   await bumpIdentity(tx);
 }
 
-interface SealedKey {
-  readonly id: string;
-  readonly secret: Uint8Array;
-}
-
-/**
- * Makes the account with its first user and key unless it is there, and makes the root keys of the account exactly
- * `rootKey`. Says whether the account is new. @throws Fault InvalidInput when the root key's id is taken
- */
-async function bootstrapAccount(
-  tx: Tx,
-  input: {
-    readonly account: string;
-    readonly now: number;
-    readonly admin: {
-      readonly id: string;
-      readonly name: string;
-      readonly policyArn: string;
-      readonly key: SealedKey;
-    };
-    readonly rootKey: SealedKey | undefined;
-  },
-): Promise<{ readonly created: boolean }> {
-  const { account, now, admin, rootKey } = input;
-  const inserted = await tx
-    .insertInto('account')
-    .values({ id: account, created_at: now })
-    .onConflict((on) => on.column('id').doNothing())
-    .returning('id')
-    .executeTakeFirst();
-  if (inserted !== undefined) {
-    const { id, name, policyArn, key } = admin;
-    await insertUser(tx, { id, account, name, path: '/', boundaryArn: undefined, createdAt: now });
-    await tx
-      .insertInto('iam_user_attachment')
-      .values({ user_id: id, policy_arn: policyArn, attached_at: now })
-      .execute();
-    await insertAccessKey(tx, { id: key.id, account, userId: id, secret: key.secret, now });
-  }
-  await setRootKey(tx, account, rootKey, now);
-  await bumpIdentity(tx);
-  return { created: inserted !== undefined };
-}
-
-/** INVARIANT: root credentials come from the configuration only; what it no longer names stops working. */
-async function setRootKey(tx: Tx, account: string, key: SealedKey | undefined, now: number): Promise<void> {
-  await tx.deleteFrom('iam_access_key').where('account', '=', account).where('user_id', 'is', null).execute();
-  if (key === undefined) return;
-  const taken = await tx
-    .selectFrom('iam_access_key')
-    .select('id')
-    .where('id', '=', key.id)
-    .executeTakeFirst();
-  if (taken !== undefined) {
-    throw new Fault('InvalidInput', `The access key id ${key.id} of the root credentials is already in use.`);
-  }
-  await insertAccessKey(tx, { id: key.id, account, userId: null, secret: key.secret, now });
-}
-
 export const userTransactions = {
-  'account.bootstrap': bootstrapAccount,
   'user.create': createUser,
   'user.update': updateUser,
   'user.delete': deleteUser,
@@ -494,8 +334,4 @@ export const userTransactions = {
   'user.deletePolicy': deleteUserPolicy,
   'user.attachPolicy': attachUserPolicy,
   'user.detachPolicy': detachUserPolicy,
-  'accessKey.create': createAccessKey,
-  'accessKey.update': updateAccessKey,
-  'accessKey.delete': deleteAccessKey,
-  'accessKey.recordUses': recordKeyUses,
 } as const;
