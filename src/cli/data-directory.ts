@@ -27,6 +27,10 @@ export async function writeCredentials(data: string, key: AccessKey): Promise<vo
   await writeWhole(join(data, CREDENTIALS), profile);
 }
 
+export async function removeCredentials(data: string): Promise<void> {
+  await rm(join(data, CREDENTIALS), { force: true });
+}
+
 export async function readCredentials(data: string): Promise<AccessKey | undefined> {
   const text = await readOptional(join(data, CREDENTIALS));
   const accessKeyId = /^aws_access_key_id\s*=\s*(\S+)$/m.exec(text ?? '')?.[1];

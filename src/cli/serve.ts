@@ -1,10 +1,12 @@
 import { mkdir, readFile } from 'node:fs/promises';
 import { start, type Berth } from '../compose.ts';
-import type { Config } from '../config.ts';
+import { resolve } from 'node:path';
+import { defaultDataDirectory, type Config } from '../config.ts';
 import { createLog } from '../lib/log.ts';
 import { CommandError, type Surroundings } from './cli.ts';
 import {
   readCredentials,
+  removeCredentials,
   removeServerRecord,
   writeCredentials,
   writeServerRecord,
@@ -22,8 +24,13 @@ export async function serve(config: Config, surroundings: Surroundings): Promise
     log,
     clock: Date.now,
     tls: await readTls(config),
-    keepCredentials: (key) => writeCredentials(config.data, key),
+    credentialsFile: {
+      write: ({ id, secret }) => writeCredentials(config.data, { accessKeyId: id, secretAccessKey: secret }),
+      remove: () => removeCredentials(config.data),
+    },
   }).catch((error: unknown) => {
+    // WHY: a port in use, a locked directory or an unreachable database is the operator's to mend; a defect keeps its stack.
+    if (error instanceof TypeError || error instanceof ReferenceError) throw error;
     throw new CommandError((error as Error).message);
   });
   await writeServerRecord(config.data, {
@@ -33,7 +40,7 @@ export async function serve(config: Config, surroundings: Surroundings): Promise
     pid: surroundings.pid,
   });
   surroundings.stdout.write(
-    config.json ? readyLine(config, berth, surroundings.pid) : await banner(config, berth),
+    config.json ? readyLine(config, berth, surroundings.pid) : await banner(config, berth, surroundings),
   );
   log.info({ endpoint: berth.endpoint, data: config.data, version: packageVersion() }, 'ready');
 
@@ -69,9 +76,10 @@ function readyLine(config: Config, berth: Berth, pid: number): string {
   return `${JSON.stringify({ event: 'ready', endpoint, port, registryHost, account, region, data, pid })}\n`;
 }
 
-async function banner(config: Config, berth: Berth): Promise<string> {
+async function banner(config: Config, berth: Berth, { env, platform }: Surroundings): Promise<string> {
   const key = berth.firstCredentials;
-  const other = config.data;
+  const elsewhere =
+    config.data === resolve(defaultDataDirectory(env, platform)) ? '' : ` --data '${config.data}'`;
   const lines = [
     `Berth ${packageVersion()}`,
     '',
@@ -86,8 +94,8 @@ async function banner(config: Config, berth: Berth): Promise<string> {
     lines.push(
       'First start: user admin with AdministratorAccess. The secret is shown once and kept in bootstrap/credentials.',
       '',
-      `  access key id       ${key.accessKeyId}`,
-      `  secret access key   ${key.secretAccessKey}`,
+      `  access key id       ${key.id}`,
+      `  secret access key   ${key.secret}`,
       '',
     );
   }
@@ -95,7 +103,7 @@ async function banner(config: Config, berth: Berth): Promise<string> {
     lines.push(
       'In another terminal:',
       '',
-      `  eval "$(npx berth env --data '${other}')"`,
+      `  eval "$(npx berth env${elsewhere})"`,
       '  aws ecr create-repository --repository-name hello',
       `  aws ecr get-login-password | docker login --username AWS --password-stdin ${berth.registryHost}`,
       '',

@@ -1,0 +1,242 @@
+/**
+ * The composition root: settings → adapters → services → doors → a listening server. Used by `berth serve` and by wire
+ * tests, which therefore test the server as it runs.
+ */
+import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
+import { createFileBlobStore } from './blobs/blobs.ts';
+import type { Config } from './config.ts';
+import { isRegionName } from './domain/names.ts';
+import { createDownloads, createEcrOperations, type RegistryUri } from './ecr/ecr.ts';
+import type { Exchange } from './http/http.ts';
+import {
+  bootstrap,
+  createIdentity,
+  generateCredentials,
+  iamOperations,
+  stsOperations,
+  type Credentials,
+  type Principal,
+} from './identity/identity.ts';
+import { openKeyRing, type KeyRing } from './lib/keyring.ts';
+import { LIMITS } from './lib/limits.ts';
+import type { Logger } from './lib/log.ts';
+import { createOciDoor } from './oci/oci.ts';
+import { createAwsDoor, createVerifier } from './protocol/protocol.ts';
+import { createRegistry, type Registry } from './registry/registry.ts';
+import { startServer, type Doors } from './server.ts';
+import { openPostgresStore, openSqliteStore, type Store } from './store/store.ts';
+
+export interface Surroundings {
+  readonly log: Logger;
+  /** epoch milliseconds */
+  readonly clock: () => number;
+  readonly tls: { readonly cert: Buffer; readonly key: Buffer } | undefined;
+  /** Where first-start credentials are written before they become valid, and taken back from when they did not. */
+  readonly credentialsFile: { write(key: Credentials): Promise<void>; remove(): Promise<void> };
+}
+
+export interface Berth {
+  /** what AWS_ENDPOINT_URL is to be */
+  readonly endpoint: string;
+  /** what image names of the default account and region start with */
+  readonly registryHost: string;
+  readonly port: number;
+  /** the key of `admin`, the one time it is made */
+  readonly firstCredentials: Credentials | undefined;
+  readonly registry: Registry;
+  /** Lets requests in flight end, then writes what is batched and closes everything. */
+  stop(): Promise<void>;
+}
+
+/** Starts everything and resolves when the server listens. */
+export async function start(config: Config, surroundings: Surroundings): Promise<Berth> {
+  const { clock, log } = surroundings;
+  const ring = await openKeyRing(join(config.data, 'keys'));
+  const store = await openStore(config);
+  try {
+    const firstCredentials = await openAccount(config, store, ring, surroundings);
+    const blobs = await createFileBlobStore({ directory: join(config.data, 'blobs'), keys: ring });
+    const identity = createIdentity({ store, keys: ring });
+    const registry = createRegistry({ store, blobs, clock, ...timesOf(config) });
+    const listening = { port: config.port };
+    const downloads = createDownloads({ registry, key: ring.derive('layer downloads'), clock });
+    const uri = createRegistryUri(config, listening);
+    const onError = (error: unknown, exchange: Exchange): void => {
+      log.error(
+        { err: error, requestId: exchange.requestId, method: exchange.method, path: exchange.path },
+        'defect',
+      );
+    };
+    const acceptsRegion = acceptedRegions(config);
+    const doors: Doors = {
+      oci: createOciDoor({ registry, identity, clock, isRegion: acceptsRegion, onError }),
+      download: downloads.serve,
+      aws: createAwsDoor<Principal>({
+        ecr: createEcrOperations({ store, registry, identity, ring, downloads, uri }),
+        iam: iamOperations({ store, keys: ring, identity }),
+        sts: stsOperations({ store }),
+        verify: createVerifier({ keys: identity, clock, acceptsRegion, onKeyUse: identity.recordKeyUse }),
+        authorize: (context, checks) => identity.authorize(context.caller, checks, context),
+        describeCaller: (principal) => principal.caller.arn,
+        anonymous: { caller: anonymousOf(config), region: config.region },
+        clock,
+        onError,
+      }),
+      ready: async () => {
+        await store.read.selectFrom('account').select('id').limit(1).execute();
+      },
+    };
+    const server = await startServer({
+      doors,
+      host: config.host,
+      port: config.port,
+      tls: surroundings.tls,
+      onDone: (exchange, durationMs) => logRequest(log, exchange, durationMs),
+      onError,
+    });
+    listening.port = server.port;
+    const maintenance = runMaintenance(config, { log, registry, identity });
+    const { host, endpoint } = uri(config.account, config.region);
+    return {
+      endpoint: config.registryHost === 'localhost:{port}' ? endpoint : endpointOf(config, server.port),
+      registryHost: host,
+      port: server.port,
+      firstCredentials,
+      registry,
+      async stop() {
+        await server.drain();
+        await maintenance.stop();
+        await registry.close();
+        await identity.flush();
+        await blobs.close();
+        await store.close();
+      },
+    };
+  } catch (error) {
+    await store.close();
+    throw error;
+  }
+}
+
+function openStore(config: Config): Promise<Store> {
+  return config.database === ''
+    ? openSqliteStore({ file: join(config.data, 'berth.db') })
+    : openPostgresStore({ url: config.database });
+}
+
+/**
+ * Makes account and administrator at the first start. The key is written down before it becomes valid: a crash in
+ * between loses nothing, the next start writes another.
+ */
+async function openAccount(
+  config: Config,
+  store: Store,
+  keys: KeyRing,
+  { clock, credentialsFile }: Surroundings,
+): Promise<Credentials | undefined> {
+  const { account } = config;
+  const known = await store.read.selectFrom('account').select('id').where('id', '=', account).execute();
+  const adminKey = generateCredentials(account);
+  if (known.length === 0) await credentialsFile.write(adminKey);
+  const rootKey =
+    config.rootAccessKeyId === ''
+      ? undefined
+      : { id: config.rootAccessKeyId, secret: config.rootSecretAccessKey };
+  const made = await bootstrap({ store, keys, account, now: clock(), adminKey, rootKey });
+  // WHY: another replica may have made the account in the meantime; then the key just written is nobody's.
+  if (known.length === 0 && made === undefined) await credentialsFile.remove();
+  return made?.adminKey;
+}
+
+function timesOf(config: Config) {
+  const { uploadIdleMs, blobLeaseMs, trashGraceMs, orphanAgeMs } = config;
+  return { uploadIdleMs, blobLeaseMs, trashGraceMs, orphanAgeMs };
+}
+
+function acceptedRegions(config: Config): (region: string) => boolean {
+  if (config.regions.length === 0) return isRegionName;
+  const names = new Set(config.regions);
+  return (region) => names.has(region);
+}
+
+/** The one template behind `repositoryUri` and `proxyEndpoint`. `listening.port` is the real one once it is known. */
+function createRegistryUri(
+  config: Config,
+  listening: { readonly port: number },
+): (account: string, region: string) => RegistryUri {
+  const scheme = config.tlsCert === null ? 'http' : 'https';
+  return (account, region) => {
+    const host = config.registryHost
+      .replaceAll('{account}', account)
+      .replaceAll('{region}', region)
+      .replaceAll('{port}', String(listening.port));
+    return { host, endpoint: `${scheme}://${host}` };
+  };
+}
+
+function endpointOf(config: Config, port: number): string {
+  const host = config.host.includes(':') ? `[${config.host}]` : config.host;
+  return `${config.tlsCert === null ? 'http' : 'https'}://${host}:${port}`;
+}
+
+/** Who asks in the STS operations that take unsigned requests. No policy names it, so nothing is allowed to it. */
+function anonymousOf(config: Config): Principal {
+  return {
+    caller: { kind: 'anonymous', account: 'anonymous', arn: 'anonymous', id: 'anonymous' },
+    account: config.account,
+    accessKeyId: '',
+    userName: undefined,
+    userId: undefined,
+  };
+}
+
+function logRequest(log: Logger, exchange: Exchange, durationMs: number): void {
+  if (!log.isLevelEnabled('info')) return;
+  log.info({
+    requestId: exchange.requestId,
+    method: exchange.method,
+    path: exchange.path,
+    status: exchange.response.statusCode,
+    complete: exchange.response.writableFinished,
+    action: exchange.action,
+    principal: exchange.principal,
+    sourceIp: exchange.sourceIp,
+    ms: Math.round(durationMs * 10) / 10,
+  });
+}
+
+interface Flushed {
+  flush(): Promise<void>;
+}
+
+/** Rounds of garbage collection and of writing what is batched, one after another, until stopped. */
+function runMaintenance(
+  config: Config,
+  { log, registry, identity }: { log: Logger; registry: Registry; identity: Flushed },
+): { stop(): Promise<void> } {
+  const stopping = new AbortController();
+  let orphansAt = 0;
+  const round = async (): Promise<void> => {
+    await registry.flush();
+    await identity.flush();
+    const orphans = performance.now() >= orphansAt;
+    // WHY: looking for orphans lists the whole blob store, so it is done once per age an orphan must have.
+    if (orphans) orphansAt = performance.now() + Math.min(config.orphanAgeMs, LIMITS.orphanAgeMs);
+    const report = await registry.collectGarbage({ orphans });
+    if (Object.values(report).some((count) => count > 0)) log.info(report, 'garbage collected');
+  };
+  const loop = async (): Promise<void> => {
+    while (!stopping.signal.aborted) {
+      await round().catch((error: unknown) => log.error({ err: error }, 'maintenance failed'));
+      await delay(config.gcIntervalMs, undefined, { signal: stopping.signal }).catch(() => {});
+    }
+  };
+  const running = loop();
+  return {
+    async stop() {
+      stopping.abort();
+      await running;
+    },
+  };
+}
