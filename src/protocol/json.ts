@@ -99,7 +99,8 @@ function readValue(shape: CompiledShape, value: unknown): Shape {
       return checkNumber(shape, value);
     case 'timestamp': {
       if (typeof value !== 'number') throw wrongKind(value, shape);
-      const date = new Date(value * 1000);
+      // rounded: 1.001 * 1000 is not 1001
+      const date = new Date(Math.round(value * 1000));
       if (Number.isNaN(date.getTime())) throw malformed('The timestamp is out of range.');
       return date;
     }

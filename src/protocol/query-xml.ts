@@ -159,8 +159,8 @@ function route<Caller>(
   const version = form.get('Version');
   const service = services.get(version ?? '');
   if (service === undefined || !service.compiled.operations.has(name)) {
-    const text = `Could not find operation ${name} for version ${version ?? 'NO_VERSION_SPECIFIED'}`;
-    throw new Fault('UnknownOperationException', text);
+    const asked = `${name.slice(0, 128)} for version ${(version ?? 'NO_VERSION_SPECIFIED').slice(0, 128)}`;
+    throw new Fault('UnknownOperationException', `Could not find operation ${asked}`);
   }
   return { service, name };
 }

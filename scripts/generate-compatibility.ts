@@ -1,0 +1,79 @@
+/**
+ * Writes docs/compatibility.md from the operation tables: one line per operation.
+ *
+ *   node bin/run.js scripts/generate-compatibility.ts [--check]
+ *
+ * With `--check` nothing is written and the exit status is 1 when the committed page is not current.
+ */
+import { existsSync, readFileSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { pathToFileURL } from 'node:url';
+import { ecrModel, iamModel, stsModel, type ServiceModel } from '../src/model/service-model.ts';
+
+export interface CompatibilityService {
+  /** as users call it, e.g. `Amazon ECR` */
+  readonly name: string;
+  readonly model: ServiceModel;
+  /** an operation table; only whether an entry is built and why not matters here */
+  readonly table: Readonly<Record<string, object>>;
+}
+
+/** The page: for every service its operations by name, built or refused with the reason. */
+export function renderCompatibility(services: readonly CompatibilityService[]): string {
+  const parts = [
+    '# Compatibility\n\nGenerated from the operation tables by `scripts/generate-compatibility.ts`. Do not edit.\n\n' +
+      'A refused operation answers HTTP 501 with the code `OperationNotBuilt` (ECR) or `NotImplemented` (IAM, STS) and ' +
+      'its reason, to authenticated callers only.\n',
+  ];
+  for (const { name, model, table } of services) {
+    const names = Object.keys(model.operations).toSorted();
+    const built = names.filter((operation) => reasonOf(table[operation]) === undefined);
+    const { package: source, version, overlay } = model.source;
+    const rows = names.map((operation) => {
+      const reason = reasonOf(table[operation]);
+      return `| \`${operation}\` | ${reason === undefined ? 'yes' : 'no'} | ${escapeCell(reason ?? '')} |\n`;
+    });
+    parts.push(
+      `\n## ${name}\n\nAPI version ${model.metadata.apiVersion} as described by ${source} ${version}` +
+        `${overlay === undefined ? '' : ` and \`src/model/${overlay}\``}. ${built.length} of ${names.length} ` +
+        `operations.\n\n| operation | built | why not |\n|---|---|---|\n${rows.join('')}`,
+    );
+  }
+  return parts.join('');
+}
+
+/** An operation without an entry cannot be: `checkTable` refuses such a table. */
+function reasonOf(entry: object | undefined): string | undefined {
+  if (entry === undefined) return 'not in the operation table';
+  return 'notBuilt' in entry ? String(entry.notBuilt) : undefined;
+}
+
+function escapeCell(text: string): string {
+  return text.replaceAll('|', '\\|').replaceAll('\n', ' ');
+}
+
+/** WIRING: the only place that knows where the tables are. */
+function loadServices(): readonly CompatibilityService[] {
+  const tables: { ecr?: object; iam?: object; sts?: object } = {};
+  const of = (name: string, model: ServiceModel, table: object | undefined): CompatibilityService => {
+    if (table === undefined) throw new Error(`the operation table of ${name} is not wired`);
+    return { name, model, table: table as CompatibilityService['table'] };
+  };
+  return [
+    of('Amazon ECR', ecrModel, tables.ecr),
+    of('IAM', iamModel, tables.iam),
+    of('STS', stsModel, tables.sts),
+  ];
+}
+
+function main(): void {
+  const path = join(import.meta.dirname, '../docs/compatibility.md');
+  const page = renderCompatibility(loadServices());
+  if (!process.argv.includes('--check')) writeFileSync(path, page);
+  else if (!existsSync(path) || readFileSync(path, 'utf8') !== page) {
+    process.stderr.write('docs/compatibility.md is not current: run npm run docs\n');
+    process.exitCode = 1;
+  }
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1] ?? '').href) main();
