@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { readFileSync } from 'node:fs';
 import { test } from 'node:test';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { LIMITS } from '../lib/limits.ts';
 import { Fault } from './faults.ts';
 import { imageSize, MANIFEST_REFERENCES_MAX, OCI_INDEX, readManifest } from './manifests.ts';
