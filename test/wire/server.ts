@@ -189,8 +189,8 @@ async function findLeftovers(
 function exchange(port: number, agent: Agent, adminAuth: string, it: WireRequest): Promise<WireAnswer> {
   const headers: Record<string, string> = { Host: `localhost:${port}`, ...it.headers };
   if (it.auth !== null) headers['Authorization'] = it.auth ?? adminAuth;
-  if (it.body !== undefined && it.chunked !== true)
-    headers['Content-Length'] ??= String(Buffer.byteLength(it.body));
+  if (it.chunked === true) headers['Transfer-Encoding'] = 'chunked';
+  else if (it.body !== undefined) headers['Content-Length'] ??= String(Buffer.byteLength(it.body));
   return new Promise((resolve, reject) => {
     const request = send(
       { port, host: '127.0.0.1', agent, method: it.method ?? 'GET', path: it.path, headers, setHost: false },
