@@ -5,7 +5,7 @@
  * Names, values and paths of a received request are *binary strings*: one character per byte, as `node:http` hands
  * them over. Source: iam-sts.md §1.2; verified against the vectors of awslabs/aws-c-auth.
  */
-import { createHash, createHmac } from 'node:crypto';
+import { createHmac, hash } from 'node:crypto';
 
 export const ALGORITHM = 'AWS4-HMAC-SHA256';
 export const TERMINATOR = 'aws4_request';
@@ -35,7 +35,7 @@ export class EscapeError extends Error {
 }
 
 export function sha256Hex(data: string | Uint8Array): string {
-  return createHash('sha256').update(data).digest('hex');
+  return hash('sha256', data);
 }
 
 function hmac(key: string | Uint8Array, data: string): Buffer {
@@ -135,7 +135,10 @@ export function canonicalHeaders(
   const values = new Map<string, string>();
   for (const [rawName, rawValue] of lines) {
     const name = rawName.toLowerCase();
-    const value = rawValue.replace(/[ \t\r\n]+/g, ' ').replace(/^ | $/g, '');
+    if (!signedHeaders.includes(name)) continue;
+    const value = /^[ \t]|[ \t]{2}|[\t\r\n]|[ \t]$/.test(rawValue)
+      ? rawValue.replace(/[ \t\r\n]+/g, ' ').replace(/^ | $/g, '')
+      : rawValue;
     const earlier = values.get(name);
     values.set(name, earlier === undefined ? value : `${earlier},${value}`);
   }
@@ -172,8 +175,8 @@ export function canonicalRequest(parts: CanonicalParts): string | undefined {
 
 /** `timestamp` in the basic form `YYYYMMDDTHHMMSSZ`. */
 export function stringToSign(timestamp: string, scope: CredentialScope, canonical: string): string {
-  const hash = createHash('sha256').update(canonical, 'latin1').digest('hex');
-  return `${ALGORITHM}\n${timestamp}\n${scope.date}/${scope.region}/${scope.service}/${TERMINATOR}\n${hash}`;
+  const digest = hash('sha256', Buffer.from(canonical, 'latin1'));
+  return `${ALGORITHM}\n${timestamp}\n${scope.date}/${scope.region}/${scope.service}/${TERMINATOR}\n${digest}`;
 }
 
 export function signingKey(secret: string, scope: CredentialScope): Buffer {
@@ -220,11 +223,12 @@ export function formatTimestamp(ms: number): string {
 export function parseTimestamp(text: string): number | undefined {
   const match = /^(\d{4})(-?)(\d{2})\2(\d{2})T(\d{2})(:?)(\d{2})\6(\d{2})Z$/.exec(text);
   if (match === null) return undefined;
-  const [, year, , month, day, hour, , minute, second] = match;
-  const iso = `${year}-${month}-${day}T${hour}:${minute}:${second}.000Z`;
-  const ms = Date.parse(iso);
-  // WHY: Date.parse accepts 30 February by rolling over
-  return Number.isNaN(ms) || new Date(ms).toISOString() !== iso ? undefined : ms;
+  const [year, month, day] = [Number(match[1]), Number(match[3]), Number(match[4])];
+  const [hour, minute, second] = [Number(match[5]), Number(match[7]), Number(match[8])];
+  if (month < 1 || month > 12 || hour > 23 || minute > 59 || second > 59 || year < 100) return undefined;
+  const ms = Date.UTC(year, month - 1, day, hour, minute, second);
+  // Date.UTC rolls 30 February over into March
+  return new Date(ms).getUTCDate() === day ? ms : undefined;
 }
 
 export interface Credentials {

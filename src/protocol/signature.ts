@@ -272,6 +272,7 @@ function checkTime(text: string, now: number): string {
     );
   }
   const time = sigv4.formatTimestamp(ms);
+  if (ms >= now - LIMITS.clockSkewMs && ms <= now + LIMITS.clockSkewMs) return time;
   const server = sigv4.formatTimestamp(now);
   if (ms < now - LIMITS.clockSkewMs) {
     const limit = sigv4.formatTimestamp(now - LIMITS.clockSkewMs);
@@ -279,13 +280,10 @@ function checkTime(text: string, now: number): string {
       `Signature expired: ${time} is now earlier than ${limit} (${server} - ${SKEW_MINUTES} min.)`,
     );
   }
-  if (ms > now + LIMITS.clockSkewMs) {
-    const limit = sigv4.formatTimestamp(now + LIMITS.clockSkewMs);
-    throw invalid(
-      `Signature not yet current: ${time} is still later than ${limit} (${server} + ${SKEW_MINUTES} min.)`,
-    );
-  }
-  return time;
+  const limit = sigv4.formatTimestamp(now + LIMITS.clockSkewMs);
+  throw invalid(
+    `Signature not yet current: ${time} is still later than ${limit} (${server} + ${SKEW_MINUTES} min.)`,
+  );
 }
 
 function readCredential(
