@@ -1,9 +1,15 @@
 import type { IncomingMessage } from 'node:http';
 
+/** How much of a body that nobody wants is read away. */
 export interface DrainLimits {
+  /** announced bodies up to this length keep their connection; after longer ones it is closed */
+  readonly keepBytesMax: number;
+  /** what a client may have under way before it sees the answer: bandwidth times delay */
   readonly bytesMax: number;
   readonly ms: number;
 }
+
+export const DRAIN_LIMITS: DrainLimits = { keepBytesMax: 262_144, bytesMax: 16_777_216, ms: 2000 };
 
 /**
  * Reads the rest of a request body away, then calls `done`, once: with true when the body ended, with false when it did

@@ -1,5 +1,5 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
-import { drain, type DrainLimits } from './drain.ts';
+import { drain, DRAIN_LIMITS, type DrainLimits } from './drain.ts';
 
 export interface ExchangeOptions {
   readonly requestId: string;
@@ -130,8 +130,8 @@ export class Exchange {
     body: string | Uint8Array | undefined,
   ): void {
     const { request, response } = this;
-    const limits = this.#drainLimits ?? { bytesMax: 1_048_576, ms: 2000 };
-    if ((this.contentLength ?? Number.POSITIVE_INFINITY) > limits.bytesMax) {
+    const limits = this.#drainLimits ?? DRAIN_LIMITS;
+    if ((this.contentLength ?? Number.POSITIVE_INFINITY) > limits.keepBytesMax) {
       if (Array.isArray(headers)) headers.push('Connection', 'close');
       else headers['Connection'] = 'close';
     }

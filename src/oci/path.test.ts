@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { Fault } from '../domain/faults.ts';
 import { parseRepositoryName } from '../domain/names.ts';
 import { parsePath } from './path.ts';
