@@ -216,7 +216,8 @@ function coreOf(row: ImageRow): ImageCore {
     mediaType: row.media_type,
     artifactType: row.artifact_type ?? undefined,
     subjectDigest: row.subject_digest ?? undefined,
-    manifest: row.manifest,
+    // WHY a copy: drivers hand out views of larger buffers, which the cache would keep alive.
+    manifest: new Uint8Array(row.manifest),
     size: Number(row.size),
     pushedAt: Number(row.pushed_at),
   };

@@ -8,7 +8,7 @@ import { Readable } from 'node:stream';
 import { type BlobStore, createFileBlobStore } from '../blobs/blobs.ts';
 import { OCI_IMAGE, OCI_INDEX } from '../domain/manifests.ts';
 import { type KeyRing, openKeyRing } from '../lib/keyring.ts';
-import { openSqliteStore, type Store } from '../store/store.ts';
+import type { Store } from '../store/store.ts';
 import {
   createRegistry,
   type PutImageInput,
@@ -37,11 +37,19 @@ export interface TestRegistry {
   close(): Promise<void>;
 }
 
-export async function openTestRegistry(options: Partial<RegistryOptions> = {}): Promise<TestRegistry> {
+/** Opens an empty database; it may keep its files in the directory. */
+export type OpenStore = (directory: string) => Promise<Store>;
+
+export type OpenTestRegistry = (options?: Partial<RegistryOptions>) => Promise<TestRegistry>;
+
+export async function openTestRegistry(
+  openStore: OpenStore,
+  options: Partial<RegistryOptions> = {},
+): Promise<TestRegistry> {
   const directory = await mkdtemp(join(tmpdir(), 'berth-registry-'));
   const keys = await openKeyRing(join(directory, 'keys'));
   const blobs = await createFileBlobStore({ directory: join(directory, 'blobs'), keys });
-  const store = await openSqliteStore({ file: join(directory, 'berth.db') });
+  const store = await openStore(directory);
   const time = { now: Date.UTC(2026, 0, 1) };
   const open = (): Registry => createRegistry({ store, blobs, clock: () => time.now, ...options });
   const registry = open();
