@@ -17,7 +17,7 @@ import {
   tagConditionKeys,
   userCheck,
 } from './iam-access.ts';
-import type { Context, IamServices } from './iam-access.ts';
+import type { IamServices } from './iam-access.ts';
 import type { Principal } from './identity.ts';
 import { pageOf, pageOfAll, pageSize, readMarker } from './paging.ts';
 
@@ -61,7 +61,6 @@ export function userOperations(services: IamServices) {
     ListUserTags: listTags(services),
     PutUserPermissionsBoundary: putBoundary(services),
     DeleteUserPermissionsBoundary: deleteBoundary(services),
-    ListGroupsForUser: listGroups(services),
   };
 }
 
@@ -241,17 +240,6 @@ function deleteBoundary({ store }: IamServices): Op<iam.DeleteUserPermissionsBou
     async run({ UserName }, { caller: { account } }) {
       const none = { policyArn: undefined, managed: false };
       await store.transact('user.setBoundary', { account, userName: UserName, ...none });
-    },
-  };
-}
-
-/** There are no groups, so a user is in none: what Terraform asks before it deletes a user. */
-function listGroups(services: IamServices): Op<iam.ListGroupsForUserRequest, iam.ListGroupsForUserResponse> {
-  return {
-    access: ({ UserName }, context: Context) => [userCheck('ListGroupsForUser', context, UserName)],
-    async run(input, context) {
-      await requireUser(services, context, input.UserName);
-      return { Groups: [], IsTruncated: false };
     },
   };
 }

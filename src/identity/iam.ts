@@ -1,6 +1,7 @@
 /** The IAM operation table: what Berth performs of IAM, and why not the rest. */
 import { iamModel } from '../model/service-model.ts';
 import type { OperationNotBuilt, OperationTable } from '../protocol/protocol.ts';
+import { absentOperations } from './iam-absent.ts';
 import type { IamServices } from './iam-access.ts';
 import { keyOperations } from './iam-keys.ts';
 import { policyOperations } from './iam-policies.ts';
@@ -26,7 +27,7 @@ const FAMILIES: readonly (readonly [name: RegExp, reason: string])[] = [
   [/Group/, 'IAM groups are not built yet; attach policies to users'],
   [/AccountAlias/, 'an account has its number and no alias'],
   [
-    /Organization|DelegationRequest|OutboundWebIdentity|HumanReadable|Delegated|TokenPreferences|TokenVersion/,
+    /Organization|Delegation|OutboundWebIdentity|HumanReadable|Delegated|SecurityTokenService|TokenVersion/,
     'organisations, delegation and token exchange between AWS services are not part of Berth',
   ],
   [
@@ -58,6 +59,7 @@ export function iamOperations(services: IamServices): OperationTable<Principal> 
     ...keyOperations(services),
     ...userPolicyOperations(services),
     ...policyOperations(services),
+    ...absentOperations(services),
   };
   return { ...built, ...notBuiltOperations(Object.keys(iamModel.operations), built, FAMILIES) };
 }
