@@ -16,7 +16,13 @@ export function fileBytes(fd: number): Promise<number> {
 }
 
 /** Reads up to `length` bytes at `position`; fewer only at the end of the file. */
-export async function readAt(fd: number, buffer: Buffer, length: number, position: number, at = 0): Promise<number> {
+export async function readAt(
+  fd: number,
+  buffer: Buffer,
+  length: number,
+  position: number,
+  at = 0,
+): Promise<number> {
   let done = 0;
   while (done < length) {
     const read = await readOnce(fd, buffer, at + done, length - done, position + done);
@@ -28,7 +34,9 @@ export async function readAt(fd: number, buffer: Buffer, length: number, positio
 
 function readOnce(fd: number, buffer: Buffer, at: number, length: number, position: number): Promise<number> {
   return new Promise((resolve, reject) => {
-    fs.read(fd, buffer, at, length, position, (error, read) => (error === null ? resolve(read) : reject(error)));
+    fs.read(fd, buffer, at, length, position, (error, read) =>
+      error === null ? resolve(read) : reject(error),
+    );
   });
 }
 

@@ -41,7 +41,7 @@ import { FrameWriter, type WrittenEnd } from './frame-writer.ts';
 import { BufferPool, release, SharedLimits } from './limits.ts';
 import { pump } from './pump.ts';
 
-const KEY = /^[0-9a-f][0-9a-f-]{12,60}[0-9a-f]{3}$/;
+const KEY = /^[0-9a-f][0-9a-f-]{13,61}[0-9a-f]{2}$/;
 const EVENED_SUFFIX = '.evened';
 const FILE_MODE = 0o600;
 const DIRECTORY_MODE = 0o700;
@@ -144,18 +144,17 @@ class FileBlobStore implements BlobStore {
     await this.#alone(key, async () => {
       const fd = await openExisting(path, constants.O_RDWR, key);
       try {
-        const header = await this.#header(fd, key);
-        if (header.size === size) {
+        const known = this.#uploads.get(key)?.offset === size;
+        if (!known && (await this.#header(fd, key)).size === size) {
           // A process may have died between writing the seal and flushing it.
           await Promise.all([this.#limits.flushes.run(() => syncData(fd)), this.#enter(path, undefined)]);
           return;
         }
-        if (header.size !== undefined) throw new BlobSealedError(key);
         const upload = await this.#uploadAt(fd, key, size);
         if (upload.ragged) {
           await this.#evenOut(fd, path, key, upload);
         } else {
-          await truncateFile(fd, upload.position);
+          if (upload.dirty) await truncateFile(fd, upload.position);
           await writeAt(fd, [newSeal(key, upload.dataKey, size)], SEAL_AT);
           await Promise.all([this.#limits.flushes.run(() => syncData(fd)), this.#enter(path, upload)]);
         }
@@ -172,7 +171,10 @@ class FileBlobStore implements BlobStore {
     if (small !== undefined) {
       this.#keys.contentKey(small.contentKeyName); // what its key is taken from must not be read on
       const { length } = small.plaintext;
-      return new MemoryBlobReader(length, small.plaintext.subarray(start, rangeEnd(length, start, endExclusive)));
+      return new MemoryBlobReader(
+        length,
+        small.plaintext.subarray(start, rangeEnd(length, start, endExclusive)),
+      );
     }
     const fd = await openExisting(path, constants.O_RDONLY, key);
     try {
@@ -199,7 +201,11 @@ class FileBlobStore implements BlobStore {
 
   async delete(key: string): Promise<void> {
     const path = this.#path(key);
-    for (let running = this.#operations.get(key); running !== undefined; running = this.#operations.get(key)) {
+    for (
+      let running = this.#operations.get(key);
+      running !== undefined;
+      running = this.#operations.get(key)
+    ) {
       running.cancel.abort(new BlobNotFoundError(key));
       await running.done;
     }
@@ -297,7 +303,11 @@ class FileBlobStore implements BlobStore {
   async #evenOut(fd: number, path: string, key: string, upload: Upload): Promise<void> {
     const codec = new FrameCodec(key, upload.dataKey);
     const evenedPath = path + EVENED_SUFFIX;
-    const evened = await openFile(evenedPath, constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC, FILE_MODE);
+    const evened = await openFile(
+      evenedPath,
+      constants.O_RDWR | constants.O_CREAT | constants.O_TRUNC,
+      FILE_MODE,
+    );
     try {
       const header = Buffer.alloc(SEAL_AT);
       await readAt(fd, header, SEAL_AT, 0);
@@ -338,16 +348,22 @@ class FileBlobStore implements BlobStore {
     const buffer = await this.#firstReads.take();
     try {
       const read = await readAt(fd, buffer, FIRST_READ_BYTES, 0);
-      const { dataKey, contentKeyName, size } = readHeader(key, buffer.subarray(0, Math.min(read, FRAMES_AT)), this.#keys);
+      const { dataKey, contentKeyName, size } = readHeader(
+        key,
+        buffer.subarray(0, Math.min(read, FRAMES_AT)),
+        this.#keys,
+      );
       if (size === undefined) throw new BlobNotFoundError(key);
       const end = rangeEnd(size, start, endExclusive);
       const fileSize = size <= SMALL_BYTES ? read : await fileBytes(fd);
-      if (fileSize !== sealedFileBytes(size)) throw new BlobCorruptError(key, 'the file has another length than its seal says');
+      if (fileSize !== sealedFileBytes(size))
+        throw new BlobCorruptError(key, 'the file has another length than its seal says');
       const codec = new FrameCodec(key, dataKey);
       if (size > SMALL_BYTES) {
         return await FileBlobReader.open({ fd, key, codec, size, limits: this.#limits }, start, end);
       }
-      const plaintext = size === 0 ? Buffer.alloc(0) : codec.open(0, buffer.subarray(FRAMES_AT, fileSize), size);
+      const plaintext =
+        size === 0 ? Buffer.alloc(0) : codec.open(0, buffer.subarray(FRAMES_AT, fileSize), size);
       await closeFile(fd);
       this.#limits.smallBlobs.set(key, contentKeyName, plaintext);
       return new MemoryBlobReader(size, plaintext.subarray(start, end));
@@ -367,8 +383,9 @@ class FileBlobStore implements BlobStore {
   // WHY: the end of the key, because the beginning of a time-ordered UUID is the same for months.
   #path(key: string): string {
     this.#checkOpen();
-    if (!KEY.test(key)) throw new RangeError('a storage key has 16 to 64 characters of lower-case hexadecimal and hyphens');
-    return join(this.#directory, key.slice(-2), key.slice(-3, -2), key);
+    if (!KEY.test(key))
+      throw new RangeError('a storage key has 16 to 64 characters of lower-case hexadecimal and hyphens');
+    return join(this.#directory, key.slice(-1), key.slice(-2, -1), key);
   }
 
   #checkOpen(): void {

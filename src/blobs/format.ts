@@ -59,7 +59,11 @@ export function sealedFileBytes(size: number): number {
 }
 
 /** Header and empty seal of a new blob, with its new data key. @throws {KeyUnavailableError} */
-export function newHeader(key: string, contentKeyName: string, keys: KeyRing): { dataKey: KeyObject; bytes: Buffer } {
+export function newHeader(
+  key: string,
+  contentKeyName: string,
+  keys: KeyRing,
+): { dataKey: KeyObject; bytes: Buffer } {
   const contentKey = keys.contentKey(contentKeyName);
   const secret = randomBytes(DATA_KEY_BYTES);
   const bytes = Buffer.alloc(FRAMES_AT);
@@ -78,13 +82,19 @@ export function newHeader(key: string, contentKeyName: string, keys: KeyRing): {
  */
 export function readHeader(key: string, bytes: Buffer, keys: KeyRing): Header {
   if (bytes.length < FRAMES_AT) throw new BlobCorruptError(key, 'the header is cut');
-  if (!bytes.subarray(0, MAGIC.length).equals(MAGIC) || crc32(bytes.subarray(0, CRC_AT)) !== bytes.readUInt32BE(CRC_AT)) {
+  if (
+    !bytes.subarray(0, MAGIC.length).equals(MAGIC) ||
+    crc32(bytes.subarray(0, CRC_AT)) !== bytes.readUInt32BE(CRC_AT)
+  ) {
     throw new BlobCorruptError(key, 'the header');
   }
-  if (bytes[8] !== VERSION) throw new BlobCorruptError(key, `stored in version ${bytes[8]}, this server reads ${VERSION}`);
+  if (bytes[8] !== VERSION)
+    throw new BlobCorruptError(key, `stored in version ${bytes[8]}, this server reads ${VERSION}`);
   const name = bytes.toString('latin1', NAME_AT, NAME_AT + (bytes[9] ?? 0));
   const wrapped = bytes.subarray(WRAPPED_AT, WRAPPED_AT + WRAPPED_BYTES);
-  const dataKey = createSecretKey(unsealPart(key, keys.contentKey(name), wrapPurpose(key, name), wrapped, 'the data key'));
+  const dataKey = createSecretKey(
+    unsealPart(key, keys.contentKey(name), wrapPurpose(key, name), wrapped, 'the data key'),
+  );
   return { dataKey, contentKeyName: name, size: readSeal(key, dataKey, bytes.subarray(SEAL_AT, FRAMES_AT)) };
 }
 
@@ -99,7 +109,8 @@ export function newSeal(key: string, dataKey: KeyObject, size: number): Buffer {
 
 function readSeal(key: string, dataKey: KeyObject, bytes: Buffer): number | undefined {
   if (bytes.equals(ZEROS)) return undefined;
-  if (!bytes.subarray(SEAL_RECORD_BYTES).equals(ZEROS.subarray(SEAL_RECORD_BYTES))) throw new BlobCorruptError(key, 'the seal');
+  if (!bytes.subarray(SEAL_RECORD_BYTES).equals(ZEROS.subarray(SEAL_RECORD_BYTES)))
+    throw new BlobCorruptError(key, 'the seal');
   const record = unsealPart(key, dataKey, sealPurpose(key), bytes.subarray(0, SEAL_RECORD_BYTES), 'the seal');
   return Number(record.readBigUInt64BE());
 }

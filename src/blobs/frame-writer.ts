@@ -20,8 +20,6 @@ export interface WrittenEnd {
  * `congested`. Ends with exactly one of `end` and `abandon`; only then may the file be closed.
  */
 export class FrameWriter {
-  /** Called when a write has ended and the writer is not congested. */
-  onRoom: () => void = () => {};
   /** Called once, as soon as a write has failed; `end` rejects with the same error. */
   onFailure: (error: Error) => void = () => {};
 
@@ -53,10 +51,10 @@ export class FrameWriter {
     this.#position = from.position;
   }
 
-  /** Whether enough is under way; each stream may always have one frame under way, or it would wait for others for ever. */
+  /** Whether enough is under way, of this stream or of all together. */
   get congested(): boolean {
-    const writes = this.#writes.size;
-    return writes >= WRITES_IN_FLIGHT_MAX || (writes > 0 && this.#limits.writingBytes >= this.#limits.writingBytesMax);
+    if (this.#error !== undefined) return false;
+    return this.#writes.size >= WRITES_IN_FLIGHT_MAX || this.#limits.writing.full;
   }
 
   /** Takes a chunk; does not keep it. */
@@ -78,7 +76,7 @@ export class FrameWriter {
 
   /** Resolves when the writer is not congested. */
   async room(): Promise<void> {
-    while (this.congested) await Promise.race(this.#writes);
+    while (this.congested) await this.#limits.writing.next();
   }
 
   /** Writes the last frame and waits for all; the bytes are written, not yet durable. Rejects with the first failure. */
@@ -135,13 +133,13 @@ export class FrameWriter {
     this.#filled = 0;
     const write = this.#writeFrame(buffers, bytes, position).finally(() => {
       this.#writes.delete(write);
-      if (this.#error === undefined && !this.congested) this.onRoom();
+      this.#limits.writing.ended(bytes);
     });
     this.#writes.add(write);
   }
 
   async #writeFrame(buffers: Buffer[], bytes: number, position: number): Promise<void> {
-    this.#limits.writingBytes += bytes;
+    this.#limits.writing.started(bytes);
     try {
       await writeAt(this.#fd, buffers, position);
       for (const buffer of buffers) release(buffer);
@@ -149,8 +147,6 @@ export class FrameWriter {
       this.#flushInBackground();
     } catch (error) {
       this.#fail(error as Error);
-    } finally {
-      this.#limits.writingBytes -= bytes;
     }
   }
 

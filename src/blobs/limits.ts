@@ -36,7 +36,7 @@ export class BufferPool {
   }
 }
 
-/** Below this a buffer may be a view of memory shared with others, and giving it back early gains nothing. */
+/** Below this giving memory back early gains nothing. */
 const RELEASE_BYTES_MIN = 16 * 1024;
 
 /**
@@ -47,7 +47,8 @@ const RELEASE_BYTES_MIN = 16 * 1024;
  */
 export function release(buffer: Buffer): void {
   const memory = buffer.buffer;
-  if (memory.byteLength >= RELEASE_BYTES_MIN && memory instanceof ArrayBuffer) memory.transfer(0);
+  if (buffer.length < RELEASE_BYTES_MIN || buffer.length < memory.byteLength) return; // small, or a view of Node's shared pool
+  if (memory instanceof ArrayBuffer) memory.transfer(0);
 }
 
 /** Plaintext of small sealed blobs, the most recently used ones up to a number of bytes. They never change. */
@@ -111,11 +112,41 @@ export class Gate {
   }
 }
 
+/** Counts the bytes of writes under way. */
+export class InFlight {
+  readonly #bytesMax: number;
+  #bytes = 0;
+  #next = Promise.withResolvers<void>();
+
+  constructor(bytesMax: number) {
+    this.#bytesMax = bytesMax;
+  }
+
+  /** Whether no other write should begin. */
+  get full(): boolean {
+    return this.#bytes >= this.#bytesMax;
+  }
+
+  /** Resolves when the next write ends. */
+  next(): Promise<void> {
+    return this.#next.promise;
+  }
+
+  started(bytes: number): void {
+    this.#bytes += bytes;
+  }
+
+  ended(bytes: number): void {
+    this.#bytes -= bytes;
+    this.#next.resolve();
+    this.#next = Promise.withResolvers<void>();
+  }
+}
+
 /** What the streams of one store share, so that many of them stay within bounds together. */
 export class SharedLimits {
-  /** Encrypted frames on their way to the disk. Beyond `writingBytesMax` each stream may have one only. */
-  writingBytes = 0;
-  readonly writingBytesMax = 32 * FRAME_BYTES;
+  /** Encrypted frames on their way to the disk. */
+  readonly writing = new InFlight(16 * FRAME_BYTES);
   /** Frames being read and decrypted: held briefly, never while a client stalls. */
   readonly frames = new BufferPool(FRAME_BYTES + FRAME_OVERHEAD_BYTES, 8);
   /** Frames read ahead of a client. INVARIANT: apart from `frames`, so that stalled clients cannot hold up others. */

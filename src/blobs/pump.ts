@@ -17,12 +17,12 @@ export function pump(source: Readable, writer: FrameWriter, stop: PumpStop): Pro
   return new Promise((resolve, reject) => {
     let received = 0;
     let settled = false;
+    let holding = false;
     const settle = (error?: Error): void => {
       if (settled) return;
       settled = true;
       source.off('data', onData).off('end', onEnd).off('error', settle).off('close', onClose);
       for (const signal of stop.signals) signal.removeEventListener('abort', onAbort);
-      writer.onRoom = () => {};
       writer.onFailure = () => {};
       if (error === undefined) return resolve();
       source.pause();
@@ -36,7 +36,14 @@ export function pump(source: Readable, writer: FrameWriter, stop: PumpStop): Pro
       } catch (error) {
         return settle(error as Error);
       }
-      if (writer.congested) source.pause();
+      if (!holding && writer.congested) void hold();
+    };
+    const hold = async (): Promise<void> => {
+      holding = true;
+      source.pause();
+      await writer.room();
+      holding = false;
+      if (!settled) source.resume();
     };
     const onEnd = (): void => settle();
     const onClose = (): void => settle(source.errored ?? prematureClose());
@@ -46,7 +53,6 @@ export function pump(source: Readable, writer: FrameWriter, stop: PumpStop): Pro
     if (source.errored !== null) return settle(source.errored);
     if (source.readableEnded) return settle();
     if (source.destroyed) return onClose();
-    writer.onRoom = () => source.resume();
     writer.onFailure = settle;
     for (const signal of stop.signals) signal.addEventListener('abort', onAbort);
     source.on('end', onEnd).on('error', settle).on('close', onClose).on('data', onData);

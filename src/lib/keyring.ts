@@ -124,7 +124,9 @@ class DirectoryKeyRing implements KeyRing {
       throw error;
     }
     if (sealed.length !== KEY_BYTES + SEAL_OVERHEAD_BYTES) {
-      throw new KeyFileError(`${path} holds ${sealed.length} bytes, a key has ${KEY_BYTES + SEAL_OVERHEAD_BYTES}`);
+      throw new KeyFileError(
+        `${path} holds ${sealed.length} bytes, a key has ${KEY_BYTES + SEAL_OVERHEAD_BYTES}`,
+      );
     }
     try {
       const key = createSecretKey(unseal(this.#wrapping(), contentPurpose(name), sealed));
