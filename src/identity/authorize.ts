@@ -4,10 +4,15 @@ import { parseRepositoryArn } from '../domain/names.ts';
 import { denialMessage, evaluate } from '../policy/policy.ts';
 import type { AccessRequest, Decision, NamedPolicy } from '../policy/policy.ts';
 import type { AccessCheck } from '../protocol/protocol.ts';
-import { findAccessKey, findPolicy, findUser, listPolicyTags, listUserTags } from '../store/identities.ts';
-import type { UserRecord } from '../store/identities.ts';
-import { prepareFindRepository } from '../store/repositories.ts';
-import type { Store } from '../store/store.ts';
+import {
+  findAccessKey,
+  findPolicy,
+  findUser,
+  listPolicyTags,
+  listUserTags,
+  prepareFindRepository,
+} from '../store/store.ts';
+import type { Store, UserRecord } from '../store/store.ts';
 import { readPolicyArn, rootArn, userArn } from './arns.ts';
 import type { Identity, Principal, RequestFacts, ResourceSide } from './identity.ts';
 import type { LoadedPrincipal, Principals } from './principals.ts';

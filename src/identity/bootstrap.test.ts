@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict';
 import { after, before, describe, it } from 'node:test';
-import { ACCOUNT, factsOf, NOW, openFixture, ROOT } from './fixture.ts';
-import type { Fixture } from './fixture.ts';
+import { ACCOUNT, factsOf, NOW, openFixture, ROOT } from '../../test/identity.ts';
+import type { Fixture } from '../../test/identity.ts';
 import { bootstrap } from './identity.ts';
 
 let f: Fixture;

@@ -14,8 +14,8 @@ import {
   noSuchVersion,
   pageUsers,
   quotaExceeded,
-} from '../store/identities.ts';
-import type { PolicyRecord, PolicyUses, PolicyVersionRecord } from '../store/identities.ts';
+} from '../store/store.ts';
+import type { PolicyRecord, PolicyUses, PolicyVersionRecord } from '../store/store.ts';
 import { policyArn } from './arns.ts';
 import {
   checkDocument,

@@ -2,7 +2,7 @@
 import { LIMITS } from '../lib/limits.ts';
 import type * as iam from '../model/iam-types.ts';
 import type { Operation } from '../protocol/protocol.ts';
-import { findUserPolicy, listAttachments, noSuchUserPolicy, pageUserPolicies } from '../store/identities.ts';
+import { findUserPolicy, listAttachments, noSuchUserPolicy, pageUserPolicies } from '../store/store.ts';
 import { readPolicyArn } from './arns.ts';
 import { checkDocument, encodeDocument, isManagedAttachable, requireUser, userCheck } from './iam-access.ts';
 import type { IamServices } from './iam-access.ts';

@@ -4,8 +4,8 @@ import { uniqueId } from '../lib/ids.ts';
 import { LIMITS } from '../lib/limits.ts';
 import type * as iam from '../model/iam-types.ts';
 import type { AccessCheck, Operation } from '../protocol/protocol.ts';
-import { findAccountCreation, listUserTags, pageUsers } from '../store/identities.ts';
-import type { UserRecord } from '../store/identities.ts';
+import { findAccountCreation, listUserTags, pageUsers } from '../store/store.ts';
+import type { UserRecord } from '../store/store.ts';
 import { readPolicyArn, rootArn, userArn } from './arns.ts';
 import {
   isManagedAttachable,

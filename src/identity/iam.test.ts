@@ -1,720 +1,337 @@
 import assert from 'node:assert/strict';
-import { after, before, describe, it } from 'node:test';
+import { before, describe, it } from 'node:test';
 import { iamModel, stsModel } from '../model/service-model.ts';
 import { checkTable } from '../protocol/protocol.ts';
 import type { Structure } from '../protocol/protocol.ts';
-import { ACCOUNT, allow, deny, NOW, openFixture, policyText, ROOT } from './fixture.ts';
-import type { Fixture } from './fixture.ts';
+import { ACCOUNT, allow, NOW, onEveryStore, policyText, ROOT } from '../../test/identity.ts';
+import type { Fixture } from '../../test/identity.ts';
 import { iamOperations, stsOperations } from './identity.ts';
+import { MANAGED_POLICIES } from './managed-policies.ts';
+import { validateIdentityPolicy } from '../policy/policy.ts';
 
 const VALID = policyText([allow('ecr:GetAuthorizationToken')]);
 const policyOf = (name: string, path = '/') => `arn:aws:iam::${ACCOUNT}:policy${path}${name}`;
 const AWS_READ_ONLY = 'arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryReadOnly';
 const PULL_THROUGH = 'arn:aws:iam::aws:policy/aws-service-role/AWSECRPullThroughCache_ServiceRolePolicy';
 
-/** A policy of exactly `size` characters that are not white space. */
-function policyOfSize(size: number): string {
-  const empty = policyText([{ ...allow('s3:GetObject'), Sid: '' }]).length;
-  return policyText([{ ...allow('s3:GetObject'), Sid: 'A'.repeat(size - empty) }]);
-}
-
-let f: Fixture;
-before(async () => {
-  f = await openFixture();
-});
-after(async () => {
-  await f.close();
-});
-
 const refuses = (promise: Promise<unknown>, code: string, message: string) =>
   assert.rejects(promise, { name: 'Fault', code, message });
 
-describe('operation tables', () => {
-  it('agree with the models', () => {
-    checkTable(iamModel, iamOperations(f));
-    checkTable(stsModel, stsOperations(f));
-  });
-});
-
-describe('users', () => {
-  it('go through their life', async () => {
-    const created = await f.call('CreateUser', {
-      UserName: 'Alice',
-      Path: '/dev/',
-      PermissionsBoundary: AWS_READ_ONLY,
-      Tags: [{ Key: 'Team', Value: 'blue' }],
-    });
-    const { UserId } = created['User'] as Structure;
-    assert.match(String(UserId), /^AIDA[A-Z2-7]{17}$/);
-    const user = {
-      Path: '/dev/',
-      UserName: 'Alice',
-      UserId,
-      Arn: `arn:aws:iam::${ACCOUNT}:user/dev/Alice`,
-      CreateDate: new Date(NOW),
-    };
-    const boundary = {
-      PermissionsBoundary: { PermissionsBoundaryType: 'Policy', PermissionsBoundaryArn: AWS_READ_ONLY },
-    };
-    assert.deepEqual(created, { User: { ...user, ...boundary, Tags: [{ Key: 'Team', Value: 'blue' }] } });
-    assert.deepEqual(await f.call('GetUser', { UserName: 'Alice' }), created);
-    assert.deepEqual(await f.call('ListUsers', { PathPrefix: '/dev/' }), {
-      Users: [user],
-      IsTruncated: false,
-    });
-
-    await f.call('TagUser', {
-      UserName: 'Alice',
-      Tags: [
-        { Key: 'team', Value: 'red' },
-        { Key: 'Cost', Value: '' },
-      ],
-    });
-    assert.deepEqual(await f.call('ListUserTags', { UserName: 'Alice' }), {
-      Tags: [
-        { Key: 'Cost', Value: '' },
-        { Key: 'team', Value: 'red' },
-      ],
-      IsTruncated: false,
-    });
-    await f.call('UntagUser', { UserName: 'Alice', TagKeys: ['Team', 'absent'] });
-    await f.call('DeleteUserPermissionsBoundary', { UserName: 'Alice' });
-    await f.call('UpdateUser', { UserName: 'Alice', NewUserName: 'alice', NewPath: '/' });
-    assert.deepEqual(await f.call('GetUser', { UserName: 'alice' }), {
-      User: {
-        ...user,
-        Path: '/',
-        UserName: 'alice',
-        Arn: `arn:aws:iam::${ACCOUNT}:user/alice`,
-        Tags: [{ Key: 'Cost', Value: '' }],
-      },
-    });
-    assert.deepEqual(await f.call('ListGroupsForUser', { UserName: 'alice' }), {
-      Groups: [],
-      IsTruncated: false,
-    });
-    await f.call('DeleteUser', { UserName: 'alice' });
-    await refuses(
-      f.call('GetUser', { UserName: 'alice' }),
-      'NoSuchEntity',
-      'The user with name alice cannot be found.',
-    );
+await onEveryStore((fixture) => {
+  let f: Fixture;
+  before(() => {
+    f = fixture();
   });
 
-  it('are the caller when none is named', async () => {
-    const key = await f.makeUser('selfish', [allow('iam:*')]);
-    const { User } = await f.call('GetUser', {}, { as: key });
-    assert.equal((User as Structure)['UserName'], 'selfish');
-    const { AccessKeyMetadata } = await f.call('ListAccessKeys', {}, { as: key });
-    assert.deepEqual(AccessKeyMetadata, [
-      { UserName: 'selfish', AccessKeyId: key.id, Status: 'Active', CreateDate: new Date(NOW) },
-    ]);
-    assert.deepEqual(await f.call('GetUser', {}, { as: ROOT }), {
-      User: { UserId: ACCOUNT, Arn: `arn:aws:iam::${ACCOUNT}:root`, CreateDate: new Date(NOW) },
-    });
-    assert.deepEqual(await f.call('ListAccessKeys', {}, { as: ROOT }), {
-      AccessKeyMetadata: [
-        { UserName: undefined, AccessKeyId: ROOT.id, Status: 'Active', CreateDate: new Date(NOW) },
-      ],
-      IsTruncated: false,
-    });
-    await refuses(
-      f.call('CreateAccessKey', {}, { as: ROOT }),
-      'ValidationError',
-      'Must specify userName when calling with non-User credentials',
-    );
-  });
-
-  it('have unique names ignoring case, also when two are created at once', async () => {
-    const results = await Promise.allSettled(
-      ['Race', 'race', 'RACE'].map((UserName) => f.call('CreateUser', { UserName })),
-    );
-    assert.equal(results.filter(({ status }) => status === 'fulfilled').length, 1);
-    for (const result of results) {
-      if (result.status === 'rejected') assert.equal(result.reason.code, 'EntityAlreadyExists');
-    }
-  });
-});
-
-describe('access keys', () => {
-  it('are at most two, also when made at once', async () => {
-    await f.call('CreateUser', { UserName: 'keys' });
-    const results = await Promise.allSettled(
-      Array.from({ length: 6 }, () => f.call('CreateAccessKey', { UserName: 'keys' })),
-    );
-    assert.equal(results.filter(({ status }) => status === 'fulfilled').length, 2);
-    for (const result of results) {
-      if (result.status !== 'rejected') continue;
-      assert.equal(result.reason.code, 'LimitExceeded');
-      assert.equal(result.reason.message, 'Cannot exceed quota for AccessKeysPerUser: 2');
-    }
-  });
-
-  it('tell when they were last used', async () => {
-    const { id } = await f.makeUser('used');
-    assert.deepEqual(await f.call('GetAccessKeyLastUsed', { AccessKeyId: id }), {
-      UserName: 'used',
-      AccessKeyLastUsed: { ServiceName: 'N/A', Region: 'N/A' },
-    });
-    f.identity.recordKeyUse(id, 'sts', 'eu-west-1', NOW + 1000);
-    f.identity.recordKeyUse(id, 'ecr', 'eu-west-2', NOW + 2000);
-    assert.deepEqual(await f.call('GetAccessKeyLastUsed', { AccessKeyId: id }), {
-      UserName: 'used',
-      AccessKeyLastUsed: { LastUsedDate: new Date(NOW + 2000), ServiceName: 'ecr', Region: 'eu-west-2' },
+  describe('operation tables', () => {
+    it('agree with the models', () => {
+      checkTable(iamModel, iamOperations(f));
+      checkTable(stsModel, stsOperations(f));
     });
   });
 
-  it('stop working when inactive or deleted, at once', async () => {
-    const key = await f.makeUser('stopped', [allow('sts:*')]);
-    assert.equal(typeof (await f.identity.findKey(key.id, undefined)), 'object');
-    const input = { UserName: 'stopped', AccessKeyId: key.id };
-    await f.call('UpdateAccessKey', { ...input, Status: 'Inactive' });
-    assert.equal(await f.identity.findKey(key.id, undefined), undefined);
-    await f.call('UpdateAccessKey', { ...input, Status: 'Active' });
-    assert.equal(await f.identity.findKey(key.id, 'a session token'), 'invalid-token');
-    await f.call('DeleteAccessKey', input);
-    assert.equal(await f.identity.findKey(key.id, undefined), undefined);
-  });
-});
+  describe('users', () => {
+    it('go through their life', async () => {
+      const created = await f.call('CreateUser', {
+        UserName: 'Alice',
+        Path: '/dev/',
+        PermissionsBoundary: AWS_READ_ONLY,
+        Tags: [{ Key: 'Team', Value: 'blue' }],
+      });
+      const { UserId } = created['User'] as Structure;
+      assert.match(String(UserId), /^AIDA[A-Z2-7]{17}$/);
+      const user = {
+        Path: '/dev/',
+        UserName: 'Alice',
+        UserId,
+        Arn: `arn:aws:iam::${ACCOUNT}:user/dev/Alice`,
+        CreateDate: new Date(NOW),
+      };
+      const boundary = {
+        PermissionsBoundary: { PermissionsBoundaryType: 'Policy', PermissionsBoundaryArn: AWS_READ_ONLY },
+      };
+      assert.deepEqual(created, { User: { ...user, ...boundary, Tags: [{ Key: 'Team', Value: 'blue' }] } });
+      assert.deepEqual(await f.call('GetUser', { UserName: 'Alice' }), created);
+      assert.deepEqual(await f.call('ListUsers', { PathPrefix: '/dev/' }), {
+        Users: [user],
+        IsTruncated: false,
+      });
 
-describe('managed policies', () => {
-  it('go through their life', async () => {
-    const arn = policyOf('life', '/team/');
-    const { Policy } = await f.call('CreatePolicy', {
-      PolicyName: 'life',
-      Path: '/team/',
-      PolicyDocument: VALID,
-      Description: 'a life',
-    });
-    const { PolicyId } = Policy as Structure;
-    assert.match(String(PolicyId), /^ANPA[A-Z2-7]{17}$/);
-    const shown = {
-      PolicyName: 'life',
-      PolicyId,
-      Arn: arn,
-      Path: '/team/',
-      DefaultVersionId: 'v1',
-      AttachmentCount: 0,
-      PermissionsBoundaryUsageCount: 0,
-      IsAttachable: true,
-      CreateDate: new Date(NOW),
-      UpdateDate: new Date(NOW),
-    };
-    assert.deepEqual(Policy, shown);
-    const written =
-      '{"Version":"2012-10-17",\n "Statement":[{"Effect":"Allow","Action":"s3:*","Resource":"*"}]}';
-    assert.deepEqual(
-      await f.call('CreatePolicyVersion', { PolicyArn: arn, PolicyDocument: written, SetAsDefault: true }),
-      { PolicyVersion: { VersionId: 'v2', IsDefaultVersion: true, CreateDate: new Date(NOW) } },
-    );
-    const { PolicyVersion } = await f.call('GetPolicyVersion', { PolicyArn: arn, VersionId: 'v2' });
-    const encoded = String((PolicyVersion as Structure)['Document']);
-    assert.doesNotMatch(encoded, /[^A-Za-z0-9._~%-]/);
-    assert.equal(decodeURIComponent(encoded), written);
-    assert.match(encoded, /s3%3A%2A/);
-
-    await f.call('CreateUser', { UserName: 'lifer', PermissionsBoundary: arn });
-    await f.call('AttachUserPolicy', { UserName: 'lifer', PolicyArn: arn });
-    await f.call('AttachUserPolicy', { UserName: 'lifer', PolicyArn: arn });
-    assert.deepEqual(await f.call('GetPolicy', { PolicyArn: arn }), {
-      Policy: {
-        ...shown,
-        DefaultVersionId: 'v2',
-        AttachmentCount: 1,
-        PermissionsBoundaryUsageCount: 1,
-        Description: 'a life',
-        Tags: [],
-      },
-    });
-    const entities = await f.call('ListEntitiesForPolicy', {
-      PolicyArn: arn,
-      PolicyUsageFilter: 'PermissionsBoundary',
-    });
-    assert.deepEqual(
-      (entities['PolicyUsers'] as Structure[]).map((user) => user['UserName']),
-      ['lifer'],
-    );
-    assert.deepEqual(await f.call('ListAttachedUserPolicies', { UserName: 'lifer' }), {
-      AttachedPolicies: [{ PolicyName: 'life', PolicyArn: arn }],
-      IsTruncated: false,
-    });
-    assert.deepEqual(await f.call('ListAttachedUserPolicies', { UserName: 'lifer', PathPrefix: '/other/' }), {
-      AttachedPolicies: [],
-      IsTruncated: false,
-    });
-    await refuses(
-      f.call('DeletePolicy', { PolicyArn: arn }),
-      'DeleteConflict',
-      'Cannot delete a policy attached to entities.',
-    );
-    await f.call('DetachUserPolicy', { UserName: 'lifer', PolicyArn: arn });
-    await refuses(
-      f.call('DeletePolicy', { PolicyArn: arn }),
-      'DeleteConflict',
-      'Cannot delete a policy attached to entities.',
-    );
-    await f.call('DeleteUser', { UserName: 'lifer' });
-    await refuses(
-      f.call('DeletePolicy', { PolicyArn: arn }),
-      'DeleteConflict',
-      "This policy has more than one version. Before you delete a policy, you must delete the policy's versions. " +
-        'The default version is deleted with the policy.',
-    );
-    await f.call('SetDefaultPolicyVersion', { PolicyArn: arn, VersionId: 'v1' });
-    await f.call('DeletePolicyVersion', { PolicyArn: arn, VersionId: 'v2' });
-    const third = await f.call('CreatePolicyVersion', { PolicyArn: arn, PolicyDocument: VALID });
-    assert.equal((third['PolicyVersion'] as Structure)['VersionId'], 'v3');
-    await f.call('DeletePolicyVersion', { PolicyArn: arn, VersionId: 'v3' });
-    await f.call('TagPolicy', { PolicyArn: arn, Tags: [{ Key: 'a', Value: 'b' }] });
-    assert.deepEqual(await f.call('ListPolicyTags', { PolicyArn: arn }), {
-      Tags: [{ Key: 'a', Value: 'b' }],
-      IsTruncated: false,
-    });
-    await f.call('UntagPolicy', { PolicyArn: arn, TagKeys: ['A'] });
-    await f.call('DeletePolicy', { PolicyArn: arn });
-    await refuses(f.call('GetPolicy', { PolicyArn: arn }), 'NoSuchEntity', `Policy ${arn} was not found.`);
-  });
-
-  it('have five versions at most', async () => {
-    const PolicyArn = policyOf('five');
-    await f.call('CreatePolicy', { PolicyName: 'five', PolicyDocument: VALID });
-    for (let i = 0; i < 4; i++) await f.call('CreatePolicyVersion', { PolicyArn, PolicyDocument: VALID });
-    await refuses(
-      f.call('CreatePolicyVersion', { PolicyArn, PolicyDocument: VALID }),
-      'LimitExceeded',
-      'A managed policy can have up to 5 versions. Before you create a new version, you must delete an existing version.',
-    );
-    const { Versions } = await f.call('ListPolicyVersions', { PolicyArn });
-    assert.deepEqual(
-      (Versions as Structure[]).map((v) => [v['VersionId'], v['IsDefaultVersion']]),
-      [
-        ['v5', false],
-        ['v4', false],
-        ['v3', false],
-        ['v2', false],
-        ['v1', true],
-      ],
-    );
-  });
-
-  it('of AWS are there and attachable, those of services are not', async () => {
-    const { Policy } = await f.call('GetPolicy', {
-      PolicyArn: 'arn:aws:iam::aws:policy/AdministratorAccess',
-    });
-    assert.equal((Policy as Structure)['PolicyId'], 'ANPAIWMBCKSKIEE64ZLYK');
-    assert.equal((Policy as Structure)['AttachmentCount'], 1);
-    const listed = await f.call('ListPolicies', { Scope: 'AWS', PathPrefix: '/aws-service-role/' });
-    assert.deepEqual(
-      (listed['Policies'] as Structure[]).map((p) => [p['PolicyName'], p['IsAttachable']]),
-      [
-        ['AWSECRPullThroughCache_ServiceRolePolicy', false],
-        ['ECRReplicationServiceRolePolicy', false],
-        ['ECRTemplateServiceRolePolicy', false],
-      ],
-    );
-    const attached = await f.call('ListPolicies', { Scope: 'AWS', OnlyAttached: true });
-    assert.deepEqual(
-      (attached['Policies'] as Structure[]).map((p) => p['PolicyName']),
-      ['AdministratorAccess'],
-    );
-    await f.call('CreateUser', { UserName: 'managed' });
-    await refuses(
-      f.call('AttachUserPolicy', { UserName: 'managed', PolicyArn: PULL_THROUGH }),
-      'PolicyNotAttachable',
-      'Cannot attach a Service Role Policy to a Customer Role.',
-    );
-    await refuses(
-      f.call('DeletePolicy', { PolicyArn: AWS_READ_ONLY }),
-      'AccessDeniedException',
-      `User: arn:aws:iam::${ACCOUNT}:user/admin is not authorized to perform: iam:DeletePolicy on resource: policy ${AWS_READ_ONLY} because no resource-based policy allows the iam:DeletePolicy action`,
-    );
-  });
-});
-
-describe('refusals', () => {
-  const withUser = (more: Structure = {}): Structure => ({ UserName: 'bob', ...more });
-  const cases: readonly (readonly [
-    name: string,
-    operation: string,
-    input: Structure,
-    code: string,
-    message: string,
-  ])[] = [
-    [
-      'user exists',
-      'CreateUser',
-      { UserName: 'BOB' },
-      'EntityAlreadyExists',
-      'User with name BOB already exists.',
-    ],
-    [
-      'user missing',
-      'DeleteUser',
-      { UserName: 'nobody' },
-      'NoSuchEntity',
-      'The user with name nobody cannot be found.',
-    ],
-    [
-      'user by other case',
-      'GetUser',
-      { UserName: 'Bob' },
-      'NoSuchEntity',
-      'The user with name Bob cannot be found.',
-    ],
-    [
-      'rename to a taken name',
-      'UpdateUser',
-      withUser({ NewUserName: 'Admin' }),
-      'EntityAlreadyExists',
-      'User with name Admin already exists.',
-    ],
-    [
-      'delete with inline policies',
-      'DeleteUser',
-      withUser(),
-      'DeleteConflict',
-      'Cannot delete entity, must delete policies first.',
-    ],
-    [
-      'delete with attachments',
-      'DeleteUser',
-      { UserName: 'attached' },
-      'DeleteConflict',
-      'Cannot delete entity, must detach all policies first.',
-    ],
-    [
-      'delete with keys',
-      'DeleteUser',
-      { UserName: 'keyed' },
-      'DeleteConflict',
-      'Cannot delete entity, must delete access keys first.',
-    ],
-    [
-      'boundary is no policy',
-      'PutUserPermissionsBoundary',
-      withUser({ PermissionsBoundary: 'arn:aws:iam::aws:role/xxxxxx' }),
-      'InvalidParameterValue',
-      'Value (arn:aws:iam::aws:role/xxxxxx) for parameter PermissionsBoundary is invalid.',
-    ],
-    [
-      'boundary missing',
-      'CreateUser',
-      { UserName: 'bounded', PermissionsBoundary: policyOf('none') },
-      'NoSuchEntity',
-      `Policy ${policyOf('none')} does not exist or is not attachable.`,
-    ],
-    [
-      'duplicate tag keys',
-      'TagUser',
-      withUser({
+      await f.call('TagUser', {
+        UserName: 'Alice',
         Tags: [
-          { Key: 'a', Value: '1' },
-          { Key: 'A', Value: '2' },
+          { Key: 'team', Value: 'red' },
+          { Key: 'Cost', Value: '' },
         ],
-      }),
-      'InvalidInput',
-      'Duplicate tag keys found. Please note that Tag keys are case insensitive.',
-    ],
-    [
-      'inline policy missing',
-      'GetUserPolicy',
-      withUser({ PolicyName: 'none' }),
-      'NoSuchEntity',
-      'The user policy with name none cannot be found.',
-    ],
-    [
-      'inline policy to delete missing',
-      'DeleteUserPolicy',
-      withUser({ PolicyName: 'none' }),
-      'NoSuchEntity',
-      'The user policy with name none cannot be found.',
-    ],
-    [
-      'inline policy malformed',
-      'PutUserPolicy',
-      withUser({ PolicyName: 'p', PolicyDocument: '{' }),
-      'MalformedPolicyDocument',
-      'Syntax errors in policy.',
-    ],
-    [
-      'inline policy without actions',
-      'PutUserPolicy',
-      withUser({ PolicyName: 'p', PolicyDocument: policyText([{ Effect: 'Allow', Resource: '*' }]) }),
-      'MalformedPolicyDocument',
-      'Policy statement must contain actions.',
-    ],
-    [
-      'inline policies too long',
-      'PutUserPolicy',
-      withUser({ PolicyName: 'p', PolicyDocument: policyOfSize(2049 - VALID.length) }),
-      'LimitExceeded',
-      'Maximum policy size of 2048 bytes exceeded for user bob',
-    ],
-    [
-      'key missing',
-      'UpdateAccessKey',
-      withUser({ AccessKeyId: 'AKIANONE000000000000', Status: 'Inactive' }),
-      'NoSuchEntity',
-      'The Access Key with id AKIANONE000000000000 cannot be found',
-    ],
-    [
-      'key of somebody else',
-      'DeleteAccessKey',
-      withUser({ AccessKeyId: ROOT.id }),
-      'NoSuchEntity',
-      `The Access Key with id ${ROOT.id} cannot be found`,
-    ],
-    [
-      'use of a missing key',
-      'GetAccessKeyLastUsed',
-      { AccessKeyId: 'AKIANONE000000000000' },
-      'NoSuchEntity',
-      'The Access Key with id AKIANONE000000000000 cannot be found',
-    ],
-    [
-      'attach what is missing',
-      'AttachUserPolicy',
-      withUser({ PolicyArn: policyOf('none') }),
-      'NoSuchEntity',
-      `Policy ${policyOf('none')} does not exist or is not attachable.`,
-    ],
-    [
-      'attach an unknown policy of AWS',
-      'AttachUserPolicy',
-      withUser({ PolicyArn: 'arn:aws:iam::aws:policy/Nothing' }),
-      'NoSuchEntity',
-      'Policy arn:aws:iam::aws:policy/Nothing does not exist or is not attachable.',
-    ],
-    [
-      'attach no ARN',
-      'AttachUserPolicy',
-      withUser({ PolicyArn: 'just some twenty characters' }),
-      'ValidationError',
-      'Invalid ARN:  Could not be parsed!',
-    ],
-    [
-      'attach another ARN',
-      'AttachUserPolicy',
-      withUser({ PolicyArn: `arn:aws:iam::${ACCOUNT}:user/bob` }),
-      'InvalidInput',
-      `ARN arn:aws:iam::${ACCOUNT}:user/bob is not valid.`,
-    ],
-    [
-      'detach what is not attached',
-      'DetachUserPolicy',
-      withUser({ PolicyArn: AWS_READ_ONLY }),
-      'NoSuchEntity',
-      `Policy ${AWS_READ_ONLY} was not found.`,
-    ],
-    [
-      'policy exists',
-      'CreatePolicy',
-      { PolicyName: 'POL', Path: '/x/', PolicyDocument: VALID },
-      'EntityAlreadyExists',
-      'A policy called POL already exists. Duplicate names are not allowed.',
-    ],
-    [
-      'policy missing',
-      'ListPolicyVersions',
-      { PolicyArn: policyOf('none') },
-      'NoSuchEntity',
-      `Policy ${policyOf('none')} was not found.`,
-    ],
-    [
-      'policy too long',
-      'CreatePolicy',
-      { PolicyName: 'long', PolicyDocument: policyOfSize(6145) },
-      'LimitExceeded',
-      'Cannot exceed quota for PolicySize: 6144',
-    ],
-    [
-      'version missing',
-      'GetPolicyVersion',
-      { PolicyArn: policyOf('pol'), VersionId: 'v9' },
-      'NoSuchEntity',
-      `Policy ${policyOf('pol')} version v9 does not exist or is not attachable.`,
-    ],
-    [
-      'version with a suffix',
-      'SetDefaultPolicyVersion',
-      { PolicyArn: policyOf('pol'), VersionId: 'v1.x' },
-      'NoSuchEntity',
-      `Policy ${policyOf('pol')} version v1.x does not exist or is not attachable.`,
-    ],
-    [
-      'default version',
-      'DeletePolicyVersion',
-      { PolicyArn: policyOf('pol'), VersionId: 'v1' },
-      'DeleteConflict',
-      'Cannot delete the default version of a policy.',
-    ],
-    ['marker of another make', 'ListUsers', { Marker: 'bm9uc2Vuc2U=' }, 'ValidationError', 'Invalid Marker.'],
-    [
-      'login profile',
-      'GetLoginProfile',
-      withUser(),
-      'NoSuchEntity',
-      'Login Profile for User bob cannot be found.',
-    ],
-  ];
-
-  before(async () => {
-    await f.call('CreateUser', { UserName: 'bob' });
-    await f.call('PutUserPolicy', { UserName: 'bob', PolicyName: 'inline', PolicyDocument: VALID });
-    await f.call('CreateUser', { UserName: 'attached' });
-    await f.call('AttachUserPolicy', { UserName: 'attached', PolicyArn: AWS_READ_ONLY });
-    await f.makeUser('keyed');
-    await f.call('CreatePolicy', { PolicyName: 'pol', PolicyDocument: VALID });
-  });
-
-  for (const [name, operation, input, code, message] of cases) {
-    it(`${operation}: ${name}`, () => refuses(f.call(operation, input), code, message));
-  }
-
-  it('quotas of attachments and tags', async () => {
-    await f.call('CreateUser', { UserName: 'full' });
-    for (let i = 0; i < 11; i++) {
-      const PolicyArn = policyOf(`full${i}`);
-      await f.call('CreatePolicy', { PolicyName: `full${i}`, PolicyDocument: VALID });
-      const attaching = f.call('AttachUserPolicy', { UserName: 'full', PolicyArn });
-      if (i < 10) await attaching;
-      else await refuses(attaching, 'LimitExceeded', 'Cannot exceed quota for PoliciesPerUser: 10');
-    }
-    const { AttachedPolicies } = await f.call('ListAttachedUserPolicies', { UserName: 'full' });
-    assert.equal((AttachedPolicies as Structure[]).length, 10);
-    const tags = (prefix: string, count: number) =>
-      Array.from({ length: count }, (_, i) => ({ Key: `${prefix}${i}`, Value: '' }));
-    await f.call('TagUser', { UserName: 'full', Tags: tags('a', 50) });
-    await refuses(
-      f.call('TagUser', { UserName: 'full', Tags: tags('b', 1) }),
-      'LimitExceeded',
-      'The number of tags has reached the maximum limit.',
-    );
-  });
-
-  it('inline policies at exactly the quota, white space not counted', async () => {
-    const PolicyDocument = policyOfSize(2048).replace('{', '{ \n\t');
-    await f.call('CreateUser', { UserName: 'exact' });
-    await f.call('PutUserPolicy', { UserName: 'exact', PolicyName: 'p', PolicyDocument });
-    const { PolicyDocument: encoded } = await f.call('GetUserPolicy', { UserName: 'exact', PolicyName: 'p' });
-    assert.equal(decodeURIComponent(String(encoded)), PolicyDocument);
-  });
-});
-
-describe('listings', () => {
-  /** Everything a listing has, read in pages of `size`. */
-  async function pages(
-    operation: string,
-    input: Structure,
-    member: string,
-    size: number,
-  ): Promise<unknown[]> {
-    const all: unknown[] = [];
-    let marker: string | undefined;
-    for (;;) {
-      const page = await f.call(operation, { ...input, MaxItems: size, ...(marker && { Marker: marker }) });
-      const items = page[member] as unknown[];
-      assert.ok(items.length <= size);
-      all.push(...items);
-      assert.equal(page['IsTruncated'], page['Marker'] !== undefined);
-      if (page['Marker'] === undefined) return all;
-      marker = String(page['Marker']);
-      assert.ok(marker.length <= 320);
-    }
-  }
-
-  it('are their pages one after the other, whatever the size', async () => {
-    for (const name of ['z_', 'Z.', 'y=', 'zA', 'y-'])
-      await f.call('CreateUser', { UserName: name, Path: '/paged/' });
-    const long = 'ä'.repeat(120);
-    await f.call('CreateUser', { UserName: 'pager' });
-    await f.call('TagUser', {
-      UserName: 'pager',
-      Tags: ['1', '2', '3'].map((k) => ({ Key: `${long}${k}`, Value: k })),
+      });
+      assert.deepEqual(await f.call('ListUserTags', { UserName: 'Alice' }), {
+        Tags: [
+          { Key: 'Cost', Value: '' },
+          { Key: 'team', Value: 'red' },
+        ],
+        IsTruncated: false,
+      });
+      await f.call('UntagUser', { UserName: 'Alice', TagKeys: ['Team', 'absent'] });
+      await f.call('DeleteUserPermissionsBoundary', { UserName: 'Alice' });
+      await f.call('UpdateUser', { UserName: 'Alice', NewUserName: 'alice', NewPath: '/' });
+      assert.deepEqual(await f.call('GetUser', { UserName: 'alice' }), {
+        User: {
+          ...user,
+          Path: '/',
+          UserName: 'alice',
+          Arn: `arn:aws:iam::${ACCOUNT}:user/alice`,
+          Tags: [{ Key: 'Cost', Value: '' }],
+        },
+      });
+      assert.deepEqual(await f.call('ListGroupsForUser', { UserName: 'alice' }), {
+        Groups: [],
+        IsTruncated: false,
+      });
+      await f.call('DeleteUser', { UserName: 'alice' });
+      await refuses(
+        f.call('GetUser', { UserName: 'alice' }),
+        'NoSuchEntity',
+        'The user with name alice cannot be found.',
+      );
     });
-    for (const n of ['a', 'B', 'c']) {
-      await f.call('PutUserPolicy', { UserName: 'pager', PolicyName: `p${n}`, PolicyDocument: VALID });
-      await f.call('CreatePolicy', { PolicyName: `Paged${n}`, PolicyDocument: VALID, Path: '/paged/' });
-      await f.call('AttachUserPolicy', { UserName: 'pager', PolicyArn: policyOf(`Paged${n}`, '/paged/') });
-    }
-    const listings: readonly (readonly [string, Structure, string, number])[] = [
-      ['ListUsers', { PathPrefix: '/paged/' }, 'Users', 5],
-      ['ListUserTags', { UserName: 'pager' }, 'Tags', 3],
-      ['ListUserPolicies', { UserName: 'pager' }, 'PolicyNames', 3],
-      ['ListAttachedUserPolicies', { UserName: 'pager' }, 'AttachedPolicies', 3],
-      ['ListPolicies', { PathPrefix: '/paged/' }, 'Policies', 3],
-      ['ListPolicies', {}, 'Policies', 14],
-      ['ListEntitiesForPolicy', { PolicyArn: policyOf('Pageda', '/paged/') }, 'PolicyUsers', 1],
-    ];
-    for (const [operation, input, member, least] of listings) {
-      const whole = await pages(operation, input, member, 1000);
-      assert.ok(whole.length >= least, operation);
-      for (const size of [1, 2, 4]) assert.deepEqual(await pages(operation, input, member, size), whole);
-    }
-    assert.deepEqual(await pages('ListUserPolicies', { UserName: 'pager' }, 'PolicyNames', 2), [
-      'pB',
-      'pa',
-      'pc',
-    ]);
-  });
-});
 
-describe('secrets', () => {
-  it('leave in the answer of CreateAccessKey and nowhere else', async () => {
-    const key = await f.makeUser('secretive', [allow('*')]);
-    const secrets = [key.secret, f.admin.secret, ROOT.secret];
-    const answers: unknown[] = [];
-    for (const [name, entry] of Object.entries(f.table)) {
-      if ('notBuilt' in entry || /^(Create|Delete|Update|Put|Attach|Detach|Tag|Untag|Set)/.test(name))
-        continue;
-      for (const as of [key, f.admin, ROOT]) {
-        for (const input of [
-          { UserName: 'secretive' },
-          { AccessKeyId: key.id },
-          { PolicyArn: AWS_READ_ONLY, VersionId: 'v3' },
-        ]) {
-          const answer = await f
-            .call(name, input as Structure, { as })
-            .catch((error: Error) => String(error.message));
-          answers.push(answer);
-        }
+    it('are the caller when none is named', async () => {
+      const key = await f.makeUser('selfish', [allow('iam:*')]);
+      const { User } = await f.call('GetUser', {}, { as: key });
+      assert.equal((User as Structure)['UserName'], 'selfish');
+      const { AccessKeyMetadata } = await f.call('ListAccessKeys', {}, { as: key });
+      assert.deepEqual(AccessKeyMetadata, [
+        { UserName: 'selfish', AccessKeyId: key.id, Status: 'Active', CreateDate: new Date(NOW) },
+      ]);
+      assert.deepEqual(await f.call('GetUser', {}, { as: ROOT }), {
+        User: { UserId: ACCOUNT, Arn: `arn:aws:iam::${ACCOUNT}:root`, CreateDate: new Date(NOW) },
+      });
+      assert.deepEqual(await f.call('ListAccessKeys', {}, { as: ROOT }), {
+        AccessKeyMetadata: [
+          { UserName: undefined, AccessKeyId: ROOT.id, Status: 'Active', CreateDate: new Date(NOW) },
+        ],
+        IsTruncated: false,
+      });
+      await refuses(
+        f.call('CreateAccessKey', {}, { as: ROOT }),
+        'ValidationError',
+        'Must specify userName when calling with non-User credentials',
+      );
+    });
+
+    it('have unique names ignoring case, also when two are created at once', async () => {
+      const results = await Promise.allSettled(
+        ['Race', 'race', 'RACE'].map((UserName) => f.call('CreateUser', { UserName })),
+      );
+      assert.equal(results.filter(({ status }) => status === 'fulfilled').length, 1);
+      for (const result of results) {
+        if (result.status === 'rejected') assert.equal(result.reason.code, 'EntityAlreadyExists');
       }
-    }
-    const text = JSON.stringify(answers);
-    assert.ok(text.includes('secretive'));
-    for (const secret of secrets) assert.ok(!text.includes(secret));
-    const rows = await f.store.read.selectFrom('iam_access_key').selectAll().execute();
-    for (const row of rows)
-      for (const secret of secrets) assert.ok(!Buffer.from(row.secret).includes(secret));
-  });
-});
-
-describe('STS', () => {
-  it('GetCallerIdentity answers whoever is denied everything', async () => {
-    const key = await f.makeUser('denied', [deny('*')]);
-    const { User } = await f.call('GetUser', { UserName: 'denied' });
-    assert.deepEqual(await f.call('GetCallerIdentity', {}, { as: key }), {
-      UserId: (User as Structure)['UserId'],
-      Account: ACCOUNT,
-      Arn: `arn:aws:iam::${ACCOUNT}:user/denied`,
-    });
-    assert.deepEqual(await f.call('GetCallerIdentity', {}, { as: ROOT }), {
-      UserId: ACCOUNT,
-      Account: ACCOUNT,
-      Arn: `arn:aws:iam::${ACCOUNT}:root`,
     });
   });
 
-  it('GetAccessKeyInfo reads the account from the id, or finds it', async () => {
-    assert.deepEqual(await f.call('GetAccessKeyInfo', { AccessKeyId: f.admin.id }), { Account: ACCOUNT });
-    assert.deepEqual(await f.call('GetAccessKeyInfo', { AccessKeyId: ROOT.id }), { Account: ACCOUNT });
-    assert.deepEqual(await f.call('GetAccessKeyInfo', { AccessKeyId: 'ASIAQNZGKIQY56JQ7WML' }), {
-      Account: '029608264753',
+  describe('access keys', () => {
+    it('are at most two, also when made at once', async () => {
+      await f.call('CreateUser', { UserName: 'keys' });
+      const results = await Promise.allSettled(
+        Array.from({ length: 6 }, () => f.call('CreateAccessKey', { UserName: 'keys' })),
+      );
+      assert.equal(results.filter(({ status }) => status === 'fulfilled').length, 2);
+      for (const result of results) {
+        if (result.status !== 'rejected') continue;
+        assert.equal(result.reason.code, 'LimitExceeded');
+        assert.equal(result.reason.message, 'Cannot exceed quota for AccessKeysPerUser: 2');
+      }
     });
-    await refuses(
-      f.call('GetAccessKeyInfo', { AccessKeyId: 'AKIA0000000000000000' }),
-      'ValidationError',
-      'The specified value for accessKeyId is invalid.',
-    );
+
+    it('tell when they were last used', async () => {
+      const { id } = await f.makeUser('used');
+      assert.deepEqual(await f.call('GetAccessKeyLastUsed', { AccessKeyId: id }), {
+        UserName: 'used',
+        AccessKeyLastUsed: { ServiceName: 'N/A', Region: 'N/A' },
+      });
+      f.identity.recordKeyUse(id, 'sts', 'eu-west-1', NOW + 1000);
+      f.identity.recordKeyUse(id, 'ecr', 'eu-west-2', NOW + 2000);
+      assert.deepEqual(await f.call('GetAccessKeyLastUsed', { AccessKeyId: id }), {
+        UserName: 'used',
+        AccessKeyLastUsed: { LastUsedDate: new Date(NOW + 2000), ServiceName: 'ecr', Region: 'eu-west-2' },
+      });
+    });
+
+    it('stop working when inactive or deleted, at once', async () => {
+      const key = await f.makeUser('stopped', [allow('sts:*')]);
+      assert.equal(typeof (await f.identity.findKey(key.id, undefined)), 'object');
+      const input = { UserName: 'stopped', AccessKeyId: key.id };
+      await f.call('UpdateAccessKey', { ...input, Status: 'Inactive' });
+      assert.equal(await f.identity.findKey(key.id, undefined), undefined);
+      await f.call('UpdateAccessKey', { ...input, Status: 'Active' });
+      assert.equal(await f.identity.findKey(key.id, 'a session token'), 'invalid-token');
+      await f.call('DeleteAccessKey', input);
+      assert.equal(await f.identity.findKey(key.id, undefined), undefined);
+    });
+  });
+
+  describe('managed policies', () => {
+    it('of AWS are good documents under unique ids', () => {
+      for (const { document, name } of MANAGED_POLICIES.values()) {
+        assert.equal(validateIdentityPolicy(document), undefined, name);
+      }
+      assert.equal(new Set([...MANAGED_POLICIES.values()].map(({ id }) => id)).size, MANAGED_POLICIES.size);
+    });
+
+    it('go through their life', async () => {
+      const arn = policyOf('life', '/team/');
+      const { Policy } = await f.call('CreatePolicy', {
+        PolicyName: 'life',
+        Path: '/team/',
+        PolicyDocument: VALID,
+        Description: 'a life',
+      });
+      const { PolicyId } = Policy as Structure;
+      assert.match(String(PolicyId), /^ANPA[A-Z2-7]{17}$/);
+      const shown = {
+        PolicyName: 'life',
+        PolicyId,
+        Arn: arn,
+        Path: '/team/',
+        DefaultVersionId: 'v1',
+        AttachmentCount: 0,
+        PermissionsBoundaryUsageCount: 0,
+        IsAttachable: true,
+        CreateDate: new Date(NOW),
+        UpdateDate: new Date(NOW),
+      };
+      assert.deepEqual(Policy, shown);
+      const written =
+        '{"Version":"2012-10-17",\n "Statement":[{"Effect":"Allow","Action":"s3:*","Resource":"*"}]}';
+      assert.deepEqual(
+        await f.call('CreatePolicyVersion', { PolicyArn: arn, PolicyDocument: written, SetAsDefault: true }),
+        { PolicyVersion: { VersionId: 'v2', IsDefaultVersion: true, CreateDate: new Date(NOW) } },
+      );
+      const { PolicyVersion } = await f.call('GetPolicyVersion', { PolicyArn: arn, VersionId: 'v2' });
+      const encoded = String((PolicyVersion as Structure)['Document']);
+      assert.doesNotMatch(encoded, /[^A-Za-z0-9._~%-]/);
+      assert.equal(decodeURIComponent(encoded), written);
+      assert.match(encoded, /s3%3A%2A/);
+
+      await f.call('CreateUser', { UserName: 'lifer', PermissionsBoundary: arn });
+      await f.call('AttachUserPolicy', { UserName: 'lifer', PolicyArn: arn });
+      await f.call('AttachUserPolicy', { UserName: 'lifer', PolicyArn: arn });
+      assert.deepEqual(await f.call('GetPolicy', { PolicyArn: arn }), {
+        Policy: {
+          ...shown,
+          DefaultVersionId: 'v2',
+          AttachmentCount: 1,
+          PermissionsBoundaryUsageCount: 1,
+          Description: 'a life',
+          Tags: [],
+        },
+      });
+      const entities = await f.call('ListEntitiesForPolicy', {
+        PolicyArn: arn,
+        PolicyUsageFilter: 'PermissionsBoundary',
+      });
+      assert.deepEqual(
+        (entities['PolicyUsers'] as Structure[]).map((user) => user['UserName']),
+        ['lifer'],
+      );
+      assert.deepEqual(await f.call('ListAttachedUserPolicies', { UserName: 'lifer' }), {
+        AttachedPolicies: [{ PolicyName: 'life', PolicyArn: arn }],
+        IsTruncated: false,
+      });
+      assert.deepEqual(
+        await f.call('ListAttachedUserPolicies', { UserName: 'lifer', PathPrefix: '/other/' }),
+        {
+          AttachedPolicies: [],
+          IsTruncated: false,
+        },
+      );
+      await refuses(
+        f.call('DeletePolicy', { PolicyArn: arn }),
+        'DeleteConflict',
+        'Cannot delete a policy attached to entities.',
+      );
+      await f.call('DetachUserPolicy', { UserName: 'lifer', PolicyArn: arn });
+      await refuses(
+        f.call('DeletePolicy', { PolicyArn: arn }),
+        'DeleteConflict',
+        'Cannot delete a policy attached to entities.',
+      );
+      await f.call('DeleteUser', { UserName: 'lifer' });
+      await refuses(
+        f.call('DeletePolicy', { PolicyArn: arn }),
+        'DeleteConflict',
+        "This policy has more than one version. Before you delete a policy, you must delete the policy's versions. " +
+          'The default version is deleted with the policy.',
+      );
+      await f.call('SetDefaultPolicyVersion', { PolicyArn: arn, VersionId: 'v1' });
+      await f.call('DeletePolicyVersion', { PolicyArn: arn, VersionId: 'v2' });
+      const third = await f.call('CreatePolicyVersion', { PolicyArn: arn, PolicyDocument: VALID });
+      assert.equal((third['PolicyVersion'] as Structure)['VersionId'], 'v3');
+      await f.call('DeletePolicyVersion', { PolicyArn: arn, VersionId: 'v3' });
+      await f.call('TagPolicy', { PolicyArn: arn, Tags: [{ Key: 'a', Value: 'b' }] });
+      assert.deepEqual(await f.call('ListPolicyTags', { PolicyArn: arn }), {
+        Tags: [{ Key: 'a', Value: 'b' }],
+        IsTruncated: false,
+      });
+      await f.call('UntagPolicy', { PolicyArn: arn, TagKeys: ['A'] });
+      await f.call('DeletePolicy', { PolicyArn: arn });
+      await refuses(f.call('GetPolicy', { PolicyArn: arn }), 'NoSuchEntity', `Policy ${arn} was not found.`);
+    });
+
+    it('have five versions at most', async () => {
+      const PolicyArn = policyOf('five');
+      await f.call('CreatePolicy', { PolicyName: 'five', PolicyDocument: VALID });
+      for (let i = 0; i < 4; i++) await f.call('CreatePolicyVersion', { PolicyArn, PolicyDocument: VALID });
+      await refuses(
+        f.call('CreatePolicyVersion', { PolicyArn, PolicyDocument: VALID }),
+        'LimitExceeded',
+        'A managed policy can have up to 5 versions. Before you create a new version, you must delete an existing version.',
+      );
+      const { Versions } = await f.call('ListPolicyVersions', { PolicyArn });
+      assert.deepEqual(
+        (Versions as Structure[]).map((v) => [v['VersionId'], v['IsDefaultVersion']]),
+        [
+          ['v5', false],
+          ['v4', false],
+          ['v3', false],
+          ['v2', false],
+          ['v1', true],
+        ],
+      );
+    });
+
+    it('of AWS are there and attachable, those of services are not', async () => {
+      const { Policy } = await f.call('GetPolicy', {
+        PolicyArn: 'arn:aws:iam::aws:policy/AdministratorAccess',
+      });
+      assert.equal((Policy as Structure)['PolicyId'], 'ANPAIWMBCKSKIEE64ZLYK');
+      assert.equal((Policy as Structure)['AttachmentCount'], 1);
+      const listed = await f.call('ListPolicies', { Scope: 'AWS', PathPrefix: '/aws-service-role/' });
+      assert.deepEqual(
+        (listed['Policies'] as Structure[]).map((p) => [p['PolicyName'], p['IsAttachable']]),
+        [
+          ['AWSECRPullThroughCache_ServiceRolePolicy', false],
+          ['ECRReplicationServiceRolePolicy', false],
+          ['ECRTemplateServiceRolePolicy', false],
+        ],
+      );
+      const attached = await f.call('ListPolicies', { Scope: 'AWS', OnlyAttached: true });
+      assert.deepEqual(
+        (attached['Policies'] as Structure[]).map((p) => p['PolicyName']),
+        ['AdministratorAccess'],
+      );
+      await f.call('CreateUser', { UserName: 'managed' });
+      await refuses(
+        f.call('AttachUserPolicy', { UserName: 'managed', PolicyArn: PULL_THROUGH }),
+        'PolicyNotAttachable',
+        'Cannot attach a Service Role Policy to a Customer Role.',
+      );
+      await refuses(
+        f.call('DeletePolicy', { PolicyArn: AWS_READ_ONLY }),
+        'AccessDeniedException',
+        `User: arn:aws:iam::${ACCOUNT}:user/admin is not authorized to perform: iam:DeletePolicy on resource: policy ${AWS_READ_ONLY} because no resource-based policy allows the iam:DeletePolicy action`,
+      );
+    });
   });
 });

@@ -4,7 +4,7 @@ import { accountOfAccessKey } from '../lib/ids.ts';
 import { stsModel } from '../model/service-model.ts';
 import type * as sts from '../model/sts-types.ts';
 import type { Operation, OperationTable } from '../protocol/protocol.ts';
-import { findAccessKey } from '../store/identities.ts';
+import { findAccessKey } from '../store/store.ts';
 import type { Store } from '../store/store.ts';
 import { notBuiltOperations } from './iam.ts';
 import type { Principal } from './identity.ts';

@@ -1,15 +1,18 @@
-/** For the tests: identity over a real SQLite store in a directory of its own, its operations called as the doors call them. */
+/** Identity over a real store, its operations called as the doors call them. */
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
-import { Fault } from '../domain/faults.ts';
-import { openKeyRing } from '../lib/keyring.ts';
-import type { KeyRing } from '../lib/keyring.ts';
-import type { Operation, OperationContext, OperationTable, Structure } from '../protocol/protocol.ts';
-import { openSqliteStore } from '../store/store.ts';
-import type { Store } from '../store/store.ts';
-import { bootstrap, createIdentity, iamOperations, stsOperations } from './identity.ts';
-import type { Credentials, Identity, Principal } from './identity.ts';
+import { after, before, describe } from 'node:test';
+import { Fault } from '../src/domain/faults.ts';
+import { openKeyRing } from '../src/lib/keyring.ts';
+import type { KeyRing } from '../src/lib/keyring.ts';
+import type { Operation, OperationContext, OperationTable, Structure } from '../src/protocol/protocol.ts';
+import { openPostgresStore, openSqliteStore } from '../src/store/store.ts';
+import type { Store } from '../src/store/store.ts';
+import { findPostgres, startPostgres } from './postgres.ts';
+import type { Postgres } from './postgres.ts';
+import { bootstrap, createIdentity, iamOperations, stsOperations } from '../src/identity/identity.ts';
+import type { Credentials, Identity, Principal } from '../src/identity/identity.ts';
 
 export const ACCOUNT = '123456789012';
 export const NOW = Date.parse('2026-11-23T09:00:00Z');
@@ -23,7 +26,7 @@ export interface Fixture {
   readonly keys: KeyRing;
   readonly identity: Identity;
   readonly admin: Credentials;
-  /** access-key ids by the names tests give them */
+  /** IAM's and STS's operations */
   readonly table: OperationTable<Principal>;
   /** Calls an operation with the key `as` (the administrator's unless told), at {@link NOW} or `now`. */
   call(name: string, input?: Structure, options?: CallOptions): Promise<Structure>;
@@ -37,10 +40,13 @@ export interface CallOptions {
   readonly facts?: Partial<OperationContext<Principal>>;
 }
 
-export async function openFixture(): Promise<Fixture> {
+/** On SQLite in a directory of its own, or on the empty PostgreSQL database `url`. */
+export async function openFixture(url?: string): Promise<Fixture> {
   const directory = await mkdtemp(join(tmpdir(), 'berth-identity-'));
   const keys = await openKeyRing(join(directory, 'keys'));
-  const store = await openSqliteStore({ file: join(directory, 'berth.db') });
+  const store = await (url === undefined
+    ? openSqliteStore({ file: join(directory, 'berth.db') })
+    : openPostgresStore({ url, poolMax: 4 }));
   const made = await bootstrap({ store, keys, account: ACCOUNT, now: NOW, rootKey: ROOT });
   if (made === undefined) throw new Error('the store was not empty');
   const identity = createIdentity({ store, keys });
@@ -86,6 +92,30 @@ export async function openFixture(): Promise<Fixture> {
       await rm(directory, { recursive: true });
     },
   };
+}
+
+/** Defines the same tests on every database there is; `fixture` is open while they run. */
+export async function onEveryStore(define: (fixture: () => Fixture) => void): Promise<void> {
+  const bin = await findPostgres();
+  if (bin === undefined) process.stdout.write('SKIPPED identity on PostgreSQL: no initdb and pg_ctl found\n');
+  for (const engine of bin === undefined ? ['sqlite'] : ['sqlite', 'postgres']) {
+    describe(`identity on ${engine}`, () => {
+      let server: Postgres | undefined;
+      let fixture: Fixture | undefined;
+      before(async () => {
+        if (engine === 'postgres' && bin !== undefined) server = await startPostgres(bin);
+        fixture = await openFixture(server?.url);
+      });
+      after(async () => {
+        await fixture?.close();
+        await server?.stop();
+      });
+      define(() => {
+        if (fixture === undefined) throw new Error('the fixture is not open');
+        return fixture;
+      });
+    });
+  }
 }
 
 export function factsOf(
