@@ -9,6 +9,16 @@ export interface ExchangeOptions {
 }
 
 /**
+ * Bodies up to this size are joined with the head. WHY as text: node:http sends a head and a text in one write, a head
+ * and bytes in two buffers (writev), which costs several microseconds more.
+ */
+const INLINE_BYTES_MAX = 16_384;
+
+function latin1Of(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1');
+}
+
+/**
  * One request and its answer. The target is split once; `path` is raw (still percent-encoded), `query` has every
  * parameter decoded in order of arrival. Answers always carry an exact Content-Length.
  */
@@ -115,7 +125,8 @@ export class Exchange {
     else {
       this.response.writeHead(status, headers);
       if (body === undefined) this.response.end();
-      else this.response.end(body);
+      else if (typeof body === 'string' || body.byteLength > INLINE_BYTES_MAX) this.response.end(body);
+      else this.response.end(latin1Of(body), 'latin1');
     }
   }
 

@@ -42,18 +42,14 @@ export async function listReferrers(call: Call, subject: Digest): Promise<void> 
   exchange.send(200, headers, body);
 }
 
-/** The descriptor of a referrer, with what its manifest says about itself. */
+/** The descriptor of a referrer, with its manifest's annotations. */
 function describe(image: Image): Record<string, unknown> {
-  const manifest = JSON.parse(Buffer.from(image.manifest).toString()) as {
-    artifactType?: unknown;
-    config?: { mediaType?: unknown };
-    annotations?: unknown;
-  };
+  const manifest = JSON.parse(Buffer.from(image.manifest).toString()) as { annotations?: unknown };
   return {
     mediaType: image.mediaType,
     digest: image.digest,
     size: image.manifest.byteLength,
-    artifactType: image.artifactType ?? manifest.artifactType ?? manifest.config?.mediaType,
+    artifactType: image.artifactType,
     annotations: manifest.annotations,
   };
 }

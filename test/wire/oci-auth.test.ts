@@ -385,4 +385,33 @@ describe('permissions', () => {
       );
     });
   }
+
+  const uploads: [denied: string, method: string, path: string, body: string, status: number][] = [
+    ['UploadLayerPart', 'POST', 'blobs/uploads/', '', 202],
+    ['UploadLayerPart', 'POST', `blobs/uploads/?digest=${SHA}`, 'x', 403],
+    ['CompleteLayerUpload', 'POST', `blobs/uploads/?digest=${SHA}`, 'x', 403],
+    ['InitiateLayerUpload', 'POST', `blobs/uploads/?digest=${SHA}`, 'x', 403],
+    ['UploadLayerPart', 'PUT', `blobs/uploads/${randomUUID()}?digest=${SHA}`, 'x', 403],
+    ['UploadLayerPart', 'PUT', `blobs/uploads/${randomUUID()}?digest=${SHA}`, '', 404],
+    ['CompleteLayerUpload', 'PUT', `blobs/uploads/${randomUUID()}?digest=${SHA}`, 'x', 403],
+    ['CompleteLayerUpload', 'PATCH', `blobs/uploads/${randomUUID()}`, 'x', 404],
+  ];
+  for (const [denied, method, path, body, status] of uploads) {
+    it(`without ecr:${denied}, ${method} ${path.split('?').length > 1 ? 'with' : 'without'} digest and ${body.length} bytes: ${status}`, async () => {
+      const name = `without/${denied.toLowerCase()}`;
+      if ((await server.registry.findRepository({ account: ACCOUNT, region: REGION, name })) === undefined) {
+        await server.createRepository(name, {
+          policy: JSON.stringify({
+            Version: '2012-10-17',
+            Statement: [{ Effect: 'Deny', Principal: '*', Action: `ecr:${denied}` }],
+          }),
+        });
+      }
+      await check(
+        server,
+        { method, path: `/v2/${name}/${path}`, body },
+        status === 403 ? { status, error: ['DENIED', new RegExp(`perform: ecr:${denied} on`)] } : { status },
+      );
+    });
+  }
 });

@@ -131,6 +131,26 @@ describe('an upload whose client', () => {
     await check(server, { method: 'DELETE', path: location }, { status: 204 });
   });
 
+  it('is not alone is told where the upload is', async () => {
+    const location = await startUpload();
+    const socket = open();
+    socket.write(`${head('PATCH', location, 'Content-Length: 100000')}${'x'.repeat(50_000)}`);
+    const writers = server.store.read.selectFrom('upload').select('id').where('writer', 'is not', null);
+    while ((await writers.execute()).length === 0) await new Promise((resolve) => setImmediate(resolve));
+    for (const path of [location, `${location}?digest=sha256:${'a'.repeat(64)}`]) {
+      await check(
+        server,
+        { method: path === location ? 'PATCH' : 'PUT', path, body: 'y' },
+        { status: 416, headers: { Location: location, Range: '0-0' }, error: ['BLOB_UPLOAD_INVALID', /./] },
+      );
+    }
+    const answer = listen(socket, /\r\n\r\n/);
+    socket.write('x'.repeat(50_000));
+    assert.match(await answer, /^HTTP\/1\.1 202 [^]*Range: 0-99999\r\n/);
+    socket.destroy();
+    await check(server, { method: 'DELETE', path: location }, { status: 204 });
+  });
+
   it('breaks off one made in one request leaves nothing', async () => {
     const before = await openUploads();
     const socket = open();
