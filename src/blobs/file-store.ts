@@ -29,6 +29,7 @@ import {
   FRAME_OVERHEAD_BYTES,
   FrameCodec,
   FRAMES_AT,
+  isUnsealed,
   type Header,
   newHeader,
   newSeal,
@@ -144,8 +145,7 @@ class FileBlobStore implements BlobStore {
     await this.#alone(key, async () => {
       const fd = await openExisting(path, constants.O_RDWR, key);
       try {
-        const known = this.#uploads.get(key)?.offset === size;
-        if (!known && (await this.#header(fd, key)).size === size) {
+        if ((await isSealed(fd)) && (await this.#header(fd, key)).size === size) {
           // A process may have died between writing the seal and flushing it.
           await Promise.all([this.#limits.flushes.run(() => syncData(fd)), this.#enter(path, undefined)]);
           return;
@@ -154,7 +154,8 @@ class FileBlobStore implements BlobStore {
         if (upload.ragged) {
           await this.#evenOut(fd, path, key, upload);
         } else {
-          if (upload.dirty) await truncateFile(fd, upload.position);
+          // Even when not known to be dirty: another process may have appended in vain.
+          await truncateFile(fd, upload.position);
           await writeAt(fd, [newSeal(key, upload.dataKey, size)], SEAL_AT);
           await Promise.all([this.#limits.flushes.run(() => syncData(fd)), this.#enter(path, upload)]);
         }
@@ -259,7 +260,8 @@ class FileBlobStore implements BlobStore {
   async #uploadAt(fd: number, key: string, offset: number): Promise<Upload> {
     if (!Number.isSafeInteger(offset) || offset < 0) throw new UploadOffsetError(key, offset);
     const known = this.#uploads.get(key);
-    if (known?.offset === offset) return known;
+    // What is remembered may be out of date when another process has sealed the upload.
+    if (known?.offset === offset && !(await isSealed(fd))) return known;
     const { dataKey, size } = await this.#header(fd, key);
     if (size !== undefined) throw new BlobSealedError(key);
     const hash = createHash('sha256');
@@ -412,6 +414,13 @@ class FileBlobStore implements BlobStore {
     await Promise.all(unsure.map((directory) => this.#limits.flushes.run(() => syncDirectory(directory))));
     this.#durableDirectories.add(inner);
   }
+}
+
+/** Whether a seal, intact or not, has been written. */
+async function isSealed(fd: number): Promise<boolean> {
+  const bytes = Buffer.alloc(FRAMES_AT - SEAL_AT);
+  await readAt(fd, bytes, bytes.length, SEAL_AT);
+  return !isUnsealed(bytes);
 }
 
 /** The end of a range within a blob. @throws {RangeError} */

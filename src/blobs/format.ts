@@ -107,8 +107,13 @@ export function newSeal(key: string, dataKey: KeyObject, size: number): Buffer {
   return bytes;
 }
 
+/** Whether these bytes of the file, from {@link SEAL_AT} to {@link FRAMES_AT}, are those of an unfinished upload. */
+export function isUnsealed(bytes: Buffer): boolean {
+  return bytes.equals(ZEROS);
+}
+
 function readSeal(key: string, dataKey: KeyObject, bytes: Buffer): number | undefined {
-  if (bytes.equals(ZEROS)) return undefined;
+  if (isUnsealed(bytes)) return undefined;
   if (!bytes.subarray(SEAL_RECORD_BYTES).equals(ZEROS.subarray(SEAL_RECORD_BYTES)))
     throw new BlobCorruptError(key, 'the seal');
   const record = unsealPart(key, dataKey, sealPurpose(key), bytes.subarray(0, SEAL_RECORD_BYTES), 'the seal');

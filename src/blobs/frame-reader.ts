@@ -26,7 +26,7 @@ export async function* scanFrames(
   size: number,
   limits: SharedLimits,
 ): AsyncGenerator<ScannedFrame> {
-  const buffer = await limits.frames.take();
+  const buffer = await limits.scans.take();
   try {
     let offset = 0;
     let position = FRAMES_AT;
@@ -51,7 +51,7 @@ export async function* scanFrames(
       offset += length;
     }
   } finally {
-    limits.frames.give(buffer);
+    limits.scans.give(buffer);
   }
 }
 

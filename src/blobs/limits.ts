@@ -149,6 +149,8 @@ export class SharedLimits {
   readonly writing = new InFlight(16 * FRAME_BYTES);
   /** Frames being read and decrypted: held briefly, never while a client stalls. */
   readonly frames = new BufferPool(FRAME_BYTES + FRAME_OVERHEAD_BYTES, 8);
+  /** For reading uploads again: held as long as that takes, so apart from `frames` as well. */
+  readonly scans = new BufferPool(FRAME_BYTES + FRAME_OVERHEAD_BYTES, 4);
   /** Frames read ahead of a client. INVARIANT: apart from `frames`, so that stalled clients cannot hold up others. */
   readonly framesAhead = new BufferPool(FRAME_BYTES + FRAME_OVERHEAD_BYTES, 16);
   /** WHY: a flush holds one of libuv's four threads, for long on slow disks; one stays free for reads. */

@@ -256,6 +256,33 @@ export function describeBlobStore(name: string, makePlace: () => Promise<BlobPla
       });
     });
 
+    it('drops what another process appended in vain, also when it was more', async () => {
+      await withStore(async (store, place) => {
+        const bytes = randomBytes(300);
+        const key = newKey();
+        await store.create(key, 'default');
+        await store.append(key, 0, chunked(bytes.subarray(0, 100)), MAX);
+        const other = await place.open();
+        await other.append(key, 100, chunked(randomBytes(MIB)), MAX);
+        await store.append(key, 100, chunked(bytes.subarray(100)), MAX);
+        await other.append(key, 300, chunked(randomBytes(MIB)), MAX);
+        await store.seal(key, 300);
+        await assertContent(other, key, bytes);
+        await assert.rejects(other.append(key, 300, chunked(bytes), MAX), BlobSealedError);
+        await other.close();
+        const aligned = newKey();
+        await store.create(aligned, 'default');
+        const again = await place.open();
+        await again.append(aligned, 0, chunked(bytes), MAX);
+        await store.seal(aligned, 0);
+        await assert.rejects(again.append(aligned, 300, chunked(bytes), MAX), BlobSealedError);
+        await assertContent(store, aligned, Buffer.alloc(0));
+        await again.close();
+        await store.delete(key);
+        await store.delete(aligned);
+      });
+    });
+
     it('refuses an offset and a final size that were never committed', async () => {
       await withStore(async (store) => {
         const key = newKey();
