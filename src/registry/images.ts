@@ -169,20 +169,25 @@ interface ImageRow {
 /**
  * The hottest look-up: one small query says whether the image exists now and which tags it has, and the rest, which never
  * changes, comes from the cache.
+ *
+ * WHY `k` and `o` are one table twice: `k` finds the names in the index by image, `o` their times by key. Asked for both
+ * at once, SQLite walks all tags of the repository instead.
  */
 function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Promise<Image | undefined> {
   const byTag = store.prepare<HeadRow>(
     `select i.id, i.last_pulled_at, o.name as tag
      from tag t
      join image i on i.repository_id = t.repository_id and i.digest = t.image_digest
-     join tag o on o.repository_id = t.repository_id and o.image_digest = t.image_digest
+     join tag k on k.repository_id = t.repository_id and k.image_digest = t.image_digest
+     join tag o on o.repository_id = k.repository_id and o.name = k.name
      where t.repository_id = ? and t.name = ?
      order by o.tagged_at, o.name`,
   );
   const byDigest = store.prepare<HeadRow>(
     `select i.id, i.last_pulled_at, o.name as tag
      from image i
-     left join tag o on o.repository_id = i.repository_id and o.image_digest = i.digest
+     left join tag k on k.repository_id = i.repository_id and k.image_digest = i.digest
+     left join tag o on o.repository_id = k.repository_id and o.name = k.name
      where i.repository_id = ? and i.digest = ?
      order by o.tagged_at, o.name`,
   );
@@ -263,38 +268,49 @@ async function listReferrers(
   subject: string,
   artifactTypes: readonly string[],
 ): Promise<Image[]> {
+  let query = store.read
+    .selectFrom('image')
+    .select(['id', 'pushed_at'])
+    .where('repository_id', '=', repository.id)
+    .where('subject_digest', '=', subject);
+  if (artifactTypes.length > 0) query = query.where('artifact_type', 'in', artifactTypes);
+  const ids = (await query.execute())
+    .sort((a, b) => Number(a.pushed_at) - Number(b.pushed_at))
+    .map(({ id }) => id);
   const found: Image[] = [];
   let bytes = 0;
-  let since = -1;
-  // WHY a limit in bytes: a client decides how many there are and how large. Pages, because a few fit in memory at any size.
-  while (bytes < REFERRERS_BYTES_MAX) {
-    let query = store.read
-      .selectFrom('image')
-      .selectAll()
-      .where('repository_id', '=', repository.id)
-      .where('subject_digest', '=', subject)
-      .where('pushed_at', '>', since)
-      .orderBy('pushed_at')
-      .limit(REFERRERS_PAGE);
-    if (artifactTypes.length > 0) query = query.where('artifact_type', 'in', artifactTypes);
-    const rows = await query.execute();
-    const tags = await tagsOf(
-      store,
-      repository.id,
-      rows.map(({ digest }) => digest),
-    );
-    for (const row of rows) {
-      bytes += row.manifest.byteLength;
-      since = Number(row.pushed_at);
-      found.push({
-        ...coreOf(row),
-        lastPulledAt: pulls.newest(repository.id, row.digest, timeOf(row.last_pulled_at)),
-        tags: tags.get(row.digest) ?? [],
-      });
-    }
-    if (rows.length < REFERRERS_PAGE) break;
+  // WHY a limit in bytes: clients decide how many there are and how large. Pages, because a few fit in memory at any size.
+  for (let at = 0; at < ids.length && bytes < REFERRERS_BYTES_MAX; at += REFERRERS_PAGE) {
+    const page = await readImages(store, pulls, repository.id, ids.slice(at, at + REFERRERS_PAGE));
+    for (const { manifest } of page) bytes += manifest.byteLength;
+    found.push(...page);
   }
   return found;
+}
+
+/** Images by the ids of their rows, oldest first. */
+async function readImages(
+  store: Store,
+  pulls: Pulls,
+  repositoryId: string,
+  ids: readonly string[],
+): Promise<Image[]> {
+  const rows = await store.read
+    .selectFrom('image')
+    .selectAll()
+    .where('id', 'in', ids)
+    .orderBy('pushed_at')
+    .execute();
+  const tags = await tagsOf(
+    store,
+    repositoryId,
+    rows.map(({ digest }) => digest),
+  );
+  return rows.map((row) => ({
+    ...coreOf(row),
+    lastPulledAt: pulls.newest(repositoryId, row.digest, timeOf(row.last_pulled_at)),
+    tags: tags.get(row.digest) ?? [],
+  }));
 }
 
 async function tagsOf(
@@ -304,13 +320,17 @@ async function tagsOf(
 ): Promise<Map<string, string[]>> {
   const tags = new Map<string, string[]>();
   if (digests.length === 0) return tags;
+  // The table twice: see createLookUp.
   const rows = await store.read
-    .selectFrom('tag')
-    .select(['image_digest', 'name'])
-    .where('repository_id', '=', repositoryId)
-    .where('image_digest', 'in', digests)
-    .orderBy('tagged_at')
-    .orderBy('name')
+    .selectFrom('tag as k')
+    .innerJoin('tag as o', (join) =>
+      join.onRef('o.repository_id', '=', 'k.repository_id').onRef('o.name', '=', 'k.name'),
+    )
+    .select(['k.image_digest', 'o.name'])
+    .where('k.repository_id', '=', repositoryId)
+    .where('k.image_digest', 'in', digests)
+    .orderBy('o.tagged_at')
+    .orderBy('o.name')
     .execute();
   for (const { image_digest: digest, name } of rows) tags.set(digest, [...(tags.get(digest) ?? []), name]);
   return tags;

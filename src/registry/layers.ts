@@ -85,10 +85,17 @@ async function availability(
       'repository_blob.digest',
       'repository_blob.size',
       q
-        .selectFrom('image_blob')
-        .select('image_blob.media_type')
-        .whereRef('image_blob.repository_id', '=', 'repository_blob.repository_id')
-        .whereRef('image_blob.blob_digest', '=', 'repository_blob.digest')
+        .selectFrom('image_blob as k')
+        // WHY the table twice: `k` is answered by the index by content, which has no media type.
+        .innerJoin('image_blob as o', (join) =>
+          join
+            .onRef('o.repository_id', '=', 'k.repository_id')
+            .onRef('o.image_digest', '=', 'k.image_digest')
+            .onRef('o.blob_digest', '=', 'k.blob_digest'),
+        )
+        .select('o.media_type')
+        .whereRef('k.repository_id', '=', 'repository_blob.repository_id')
+        .whereRef('k.blob_digest', '=', 'repository_blob.digest')
         .limit(1)
         .as('media_type'),
     ])
@@ -140,10 +147,11 @@ async function holders(
     .select(['repository.account', 'repository.region', 'repository.name'])
     .where('blob.digest', '=', digest)
     .where('blob.content_key', '=', target.contentKey)
-    .where('repository.account', '=', target.account)
+    // WHY coalesce: as an expression it cannot tempt the planner to start from all repositories of the account.
+    .where((q) => q(q.fn.coalesce('repository.account', q.val('')), '=', target.account))
     .where('repository.region', '=', target.region)
     .where('repository.id', '!=', target.id)
-    .orderBy('repository.name')
+    .orderBy('repository_blob.repository_id')
     .limit(HOLDERS_MAX)
     .execute();
   const found = await Promise.all(rows.map(findRepository));

@@ -82,7 +82,7 @@ async function putImage(tx: Tx, input: PutImageRow): Promise<PutImageOutcome> {
     await insertImage(tx, input, imageSize(input.contentSize, childSizes));
     await insertReferences(tx, input, held);
   }
-  await setTags(tx, input, rules);
+  await setTags(tx, input, rules, present === undefined);
   return {
     mediaType: present?.media_type ?? input.mediaType,
     subjectDigest: present === undefined ? input.subjectDigest : (present.subject_digest ?? undefined),
@@ -244,7 +244,7 @@ async function insertReferences(tx: Tx, input: PutImageRow, held: readonly BlobR
   }
 }
 
-async function setTags(tx: Tx, input: PutImageRow, rules: TagRules): Promise<void> {
+async function setTags(tx: Tx, input: PutImageRow, rules: TagRules, isNew: boolean): Promise<void> {
   const { repository } = input;
   const wanted = [...new Set(input.tags)];
   if (wanted.length === 0) return;
@@ -268,23 +268,43 @@ async function setTags(tx: Tx, input: PutImageRow, rules: TagRules): Promise<voi
       throw imageTagAlreadyExists(tag, repository.name, rules.mutability);
     }
   }
-  await writeTags(tx, input, fresh);
+  await writeTags(tx, input, fresh, isNew ? [] : await selectTagsOf(tx, repository.id, input.digest));
 }
 
-async function writeTags(tx: Tx, input: PutImageRow, tags: readonly string[]): Promise<void> {
+/**
+ * Tags of an image, oldest first.
+ *
+ * WHY the table twice: `k` finds the names in the index by image, `o` their times by key. Asked for both at once, SQLite
+ * walks all tags of the repository instead.
+ */
+async function selectTagsOf(
+  tx: Tx,
+  repositoryId: string,
+  digest: string,
+): Promise<{ name: string; tagged_at: number }[]> {
+  return await tx
+    .selectFrom('tag as k')
+    .innerJoin('tag as o', (join) =>
+      join.onRef('o.repository_id', '=', 'k.repository_id').onRef('o.name', '=', 'k.name'),
+    )
+    .select(['o.name', 'o.tagged_at'])
+    .where('k.repository_id', '=', repositoryId)
+    .where('k.image_digest', '=', digest)
+    .orderBy('o.tagged_at')
+    .orderBy('o.name')
+    .execute();
+}
+
+async function writeTags(
+  tx: Tx,
+  input: PutImageRow,
+  tags: readonly string[],
+  present: readonly { tagged_at: number }[],
+): Promise<void> {
   const [first] = tags;
   if (first === undefined) return;
   const { repository } = input;
-  const { count, newest } = await tx
-    .selectFrom('tag')
-    .select((q) => [
-      q.fn.countAll<number | string>().as('count'),
-      q.fn.max<number | string | null>('tagged_at').as('newest'),
-    ])
-    .where('repository_id', '=', repository.id)
-    .where('image_digest', '=', input.digest)
-    .executeTakeFirstOrThrow();
-  const room = input.tagsPerImageMax - Number(count);
+  const room = input.tagsPerImageMax - present.length;
   if (tags.length > room) {
     throw new Fault(
       'LimitExceededException',
@@ -294,8 +314,7 @@ async function writeTags(tx: Tx, input: PutImageRow, tags: readonly string[]): P
     );
   }
   // WHY distinct times: an image lists its tags in the order they were given.
-  const since = Math.max(input.now, Number(newest ?? 0) + 1);
-  let at = since;
+  let at = Math.max(input.now, Number(present.at(-1)?.tagged_at ?? 0) + 1);
   for (const part of chunks(tags)) {
     await tx
       .insertInto('tag')
@@ -360,14 +379,7 @@ async function deleteByDigest(
   if (image === undefined) return imageNotFoundFailure(imageId);
   const referenced = await referencedFailure(tx, repository.id, imageDigest, imageId);
   if (referenced !== undefined) return referenced;
-  const tags = await tx
-    .selectFrom('tag')
-    .select('name')
-    .where('repository_id', '=', repository.id)
-    .where('image_digest', '=', imageDigest)
-    .orderBy('tagged_at')
-    .orderBy('name')
-    .execute();
+  const tags = await selectTagsOf(tx, repository.id, imageDigest);
   await deleteImage(tx, repository.id, imageDigest, now);
   return tags.length === 0 ? [{ imageDigest }] : tags.map(({ name }) => ({ imageDigest, imageTag: name }));
 }
@@ -467,7 +479,14 @@ async function deleteImage(tx: Tx, repositoryId: string, digest: string, now: nu
   await tx
     .deleteFrom('tag')
     .where('repository_id', '=', repositoryId)
-    .where('image_digest', '=', digest)
+    // WHY by names: see selectTagsOf.
+    .where('name', 'in', (q) =>
+      q
+        .selectFrom('tag as k')
+        .select('k.name')
+        .where('k.repository_id', '=', repositoryId)
+        .where('k.image_digest', '=', digest),
+    )
     .execute();
   await tx
     .deleteFrom('image_child')
