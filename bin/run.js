@@ -28,7 +28,9 @@ function findNode() {
 }
 
 export function run(args) {
-  const child = spawn(findNode(), args, { stdio: 'inherit' });
+  // Flushes of files wait in libuv's pool; its default of 4 threads would let them hold up reads.
+  const env = { UV_THREADPOOL_SIZE: '16', ...process.env };
+  const child = spawn(findNode(), args, { stdio: 'inherit', env });
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
     process.on(signal, () => child.kill(signal));
   }
