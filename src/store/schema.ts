@@ -27,6 +27,9 @@ export interface Schema {
   upload: UploadTable;
   garbage_review: GarbageReviewTable;
   garbage_trash: GarbageTrashTable;
+  job: JobTable;
+  event: EventTable;
+  event_delivery: EventDeliveryTable;
 }
 
 interface AccountTable {
@@ -255,4 +258,58 @@ interface GarbageTrashTable {
   storage_key: string;
   /** indexed */
   delete_after: number;
+}
+
+/** Work to be done: one row for each (kind, key), however often it is asked for. See store/jobs.ts. */
+interface JobTable {
+  /** PK (kind, key) */
+  kind: string;
+  key: string;
+  /** JSON */
+  payload: string;
+  /** when it is wanted next; null while it runs and nobody asked for it again */
+  run_at: number | null;
+  /** when a runner may take it: `run_at`, or the end of its lease while it runs; null when dead. Index (kind, due_at). */
+  due_at: number | null;
+  /** whose it is until `due_at`; null while it waits */
+  lease: string | null;
+  /** times it was begun since it last succeeded */
+  attempts: number;
+  /** a recurring job: time between the end of a run and the next one */
+  every_ms: number | null;
+  /** text of the newest failure */
+  error: string | null;
+  /** given up, until somebody asks for it anew */
+  died_at: number | null;
+}
+
+/** What happened, written in the transaction that made it happen. See store/events.ts. */
+interface EventTable {
+  /** PK, in the order of the writes; part of the id that receivers see */
+  id: Generated<number>;
+  account: string;
+  region: string;
+  /** name of the repository, empty when it is not about one. Events of one repository are delivered in order. */
+  repository: string;
+  /** JSON, the EventBridge record without its id */
+  record: string;
+  created_at: number;
+  /** place in the published order; null until published. Indexed. */
+  position: number | null;
+}
+
+/** An event a webhook has not accepted yet. */
+interface EventDeliveryTable {
+  /** PK (sink, stream, position); `sink` is the webhook, `stream` the repository whose order is kept */
+  sink: string;
+  stream: string;
+  position: number;
+  /** FK → event RESTRICT, indexed */
+  event_id: number;
+  attempts: number;
+  /** not before */
+  retry_at: number;
+  error: string | null;
+  /** a dead letter: given up until it is replayed */
+  died_at: number | null;
 }

@@ -13,6 +13,18 @@ export type { Reader, Transaction, Tx } from './transaction.ts';
 export type { TransactionInput, TransactionName, TransactionOutput } from './transactions.ts';
 export type { ReviewedGarbage } from './garbage.ts';
 export { knownStorageKeys } from './garbage.ts';
+export type { DeadEvent, DeliveryTarget, PendingDelivery, PublishedEvent } from './events.ts';
+export {
+  DELIVERY_JOB,
+  listDeadEvents,
+  newestPosition,
+  positionOf,
+  readDeliveries,
+  readEvents,
+  UNPUBLISHED_SQL,
+} from './events.ts';
+export type { ClaimedJob, DeadJob, JobPayload, NewJob, Schedule } from './jobs.ts';
+export { listDeadJobs } from './jobs.ts';
 export type {
   AccessKeyRecord,
   KeyUse,

@@ -1,7 +1,9 @@
 import type { Transaction } from './transaction.ts';
+import { eventTransactions } from './events.ts';
 import { garbageTransactions } from './garbage.ts';
 import { identityTransactions } from './identities.ts';
 import { imageTransactions } from './images.ts';
+import { jobTransactions } from './jobs.ts';
 import { repositoryTransactions } from './repositories.ts';
 import { uploadTransactions } from './uploads.ts';
 
@@ -12,6 +14,8 @@ export const TRANSACTIONS = {
   ...imageTransactions,
   ...uploadTransactions,
   ...garbageTransactions,
+  ...jobTransactions,
+  ...eventTransactions,
 } as const;
 
 /** What a store can be opened with: transactions by name. */
