@@ -23,8 +23,8 @@ import {
   type ImageEntry,
   type ImagePosition,
   type ImageSummary,
-} from '../store/listings.ts';
-import type { Reader } from '../store/store.ts';
+  type Reader,
+} from '../store/store.ts';
 import { PAGE_DEFAULT, refusePaging, type Position } from './pages.ts';
 import { checkRepository, requireRepository, type EcrServices } from './services.ts';
 

@@ -18,7 +18,7 @@ import {
 } from '../policy/policy.ts';
 import type { Operation } from '../protocol/protocol.ts';
 import type { Repository } from '../registry/registry.ts';
-import { principalsExist } from '../store/repositories.ts';
+import { principalsExist } from '../store/store.ts';
 import { addressOf, checkRepository, requireRepository, type Context, type EcrServices } from './services.ts';
 
 /** The text as it is stored and returned. @throws Fault InvalidParameterException */

@@ -17,7 +17,7 @@ import type {
   Repository as RepositoryShape,
 } from '../model/ecr-types.ts';
 import type { Operation } from '../protocol/protocol.ts';
-import { pageRepositories, type RepositoryRecord } from '../store/repositories.ts';
+import { pageRepositories, type RepositoryRecord } from '../store/store.ts';
 import { resolveEncryption } from './keys.ts';
 import { PAGE_DEFAULT, refusePaging } from './pages.ts';
 import { addressOf, checkRepository, requireRepository, type Context, type EcrServices } from './services.ts';

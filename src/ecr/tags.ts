@@ -12,7 +12,7 @@ import type {
   UntagResourceResponse,
 } from '../model/ecr-types.ts';
 import type { Operation } from '../protocol/protocol.ts';
-import { tooManyTags } from '../store/repositories.ts';
+import { tooManyTags } from '../store/store.ts';
 import type { Context, EcrServices } from './services.ts';
 
 /** Letters, spaces and digits of any script, and `_ . : / = + - @`: the general rule of AWS tags. */
