@@ -108,10 +108,10 @@ test('a policy that would lock its author out needs force', async () => {
     Principal: { AWS: t.admin.arn },
     Action: 'ecr:SetRepositoryPolicy',
   });
-  const fault = await t.catch('SetRepositoryPolicy', { ...app, policyText });
+  const fault = await t.refusal('SetRepositoryPolicy', { ...app, policyText });
   assert.equal(fault.code, 'InvalidParameterException');
   assert.match(fault.message, /would prevent you from setting another policy in the future/);
-  assert.equal((await t.catch('GetRepositoryPolicy', app)).code, 'RepositoryPolicyNotFoundException');
+  assert.equal((await t.refusal('GetRepositoryPolicy', app)).code, 'RepositoryPolicyNotFoundException');
   await t.call('SetRepositoryPolicy', { ...app, policyText, force: true });
   assert.match(
     await t.fault('SetRepositoryPolicy', { ...app, policyText: text(statement()), force: true }),
@@ -146,7 +146,7 @@ test('another account needs the repository policy and its own', async () => {
     await t.fault('DescribeRepositories', { registryId: ACCOUNT }, t.other),
     /^AccessDeniedException/,
   );
-  assert.equal((await t.catch('ListImages', app, t.other)).code, 'RepositoryNotFoundException');
+  assert.equal((await t.refusal('ListImages', app, t.other)).code, 'RepositoryNotFoundException');
   const weak = await t.addUser(
     'weak',
     [{ Effect: 'Allow', Action: 'ecr:DescribeImages', Resource: '*' }],

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
-import fc from 'fast-check';
+import * as fc from 'fast-check';
 import { ecrModel } from '../model/service-model.ts';
 import { kmsKeyOfAlias, kmsKeyOfId, MANAGED_ALIAS } from './ecr.ts';
 import { ACCOUNT, NOW, openTestRegistry, OTHER, REGION } from './test-registry.ts';
@@ -154,7 +154,7 @@ test('encryption: AES256, the own KMS key, keys by id, ARN and alias', async () 
 test('encryption: keys that are not there', async () => {
   await using t = await openTestRegistry();
   const create = (encryptionConfiguration: object) =>
-    t.catch('CreateRepository', { repositoryName: 'app', encryptionConfiguration });
+    t.refusal('CreateRepository', { repositoryName: 'app', encryptionConfiguration });
   const unknown = kmsKeyOfId({ account: ACCOUNT, region: REGION }, 'nope').arn;
   const foreign = `arn:aws:kms:${REGION}:${OTHER}:key/1`;
   const cases = [
@@ -280,7 +280,7 @@ test('DeleteRepository', async () => {
   );
   await t.call('CreateRepository', { repositoryName: 'app' });
   assert.equal(
-    (await t.catch('DescribeImages', { repositoryName: 'app', imageIds: [{ imageDigest: digest }] })).code,
+    (await t.refusal('DescribeImages', { repositoryName: 'app', imageIds: [{ imageDigest: digest }] })).code,
     'ImageNotFoundException',
   );
   assert.deepEqual(await t.call('ListTagsForResource', { resourceArn: `${ARN}/app` }), { tags: [] });

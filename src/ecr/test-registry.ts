@@ -46,7 +46,7 @@ export interface TestRegistry extends AsyncDisposable {
   /** `code: message` of the Fault the call ends with. */
   fault(operation: string, input: Json, as?: User): Promise<string>;
   /** The Fault itself. */
-  catch(operation: string, input: Json, as?: User): Promise<Fault>;
+  refusal(operation: string, input: Json, as?: User): Promise<Fault>;
   /** Stores a layer and returns its digest. */
   addLayer(repositoryName: string, content: string | Uint8Array): Promise<string>;
   /** Pushes an image whose only layer has this content. Returns its digest and manifest. */
@@ -138,7 +138,7 @@ export async function openTestRegistry(limits: EcrOptions['limits'] = {}): Promi
       await identity.authorize(as.principal, operation.access(input, context), context);
       return operation.run(input, context);
     },
-    async catch(name, input, as) {
+    async refusal(name, input, as) {
       try {
         await test.call(name, input, as);
       } catch (error) {
@@ -148,7 +148,7 @@ export async function openTestRegistry(limits: EcrOptions['limits'] = {}): Promi
       throw new Error(`${name} did not fail`);
     },
     async fault(name, input, as) {
-      const { code, message } = await test.catch(name, input, as);
+      const { code, message } = await test.refusal(name, input, as);
       return `${code}: ${message}`;
     },
     async addLayer(repositoryName, content) {
