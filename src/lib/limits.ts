@@ -45,6 +45,21 @@ export const LIMITS = {
   headersMs: 60_000,
   /** Idle keep-alive: longer than any client's or load balancer's (registry-protocol.md §4.4 no. 9). */
   keepAliveMs: 130_000,
+  /** Background jobs: a lease outlives a stalled process by this much; looks for jobs of other processes; tries. */
+  jobLeaseMs: 60_000,
+  jobPollMs: 1000,
+  jobRetryMs: 1000,
+  jobRetryMsMax: 3_600_000,
+  jobAttemptsMax: 20,
+  /** Webhooks: time for one answer, tries, and the age at which an event not accepted is a dead letter (EventBridge's). */
+  webhookTimeoutMs: 10_000,
+  webhookAttemptsMax: 20,
+  webhookAgeMs: 24 * 3_600_000,
+  /** How long events are kept for those who follow them. */
+  eventRetentionMs: 7 * 24 * 3_600_000,
+  /** Longest wait of one request for events, and the most events of one answer. */
+  eventWaitMs: 20_000,
+  eventPageMax: 500,
   /** IAM quotas (iam-sts.md §6.8). */
   usersPerAccountMax: 5000,
   policiesPerAccountMax: 1500,

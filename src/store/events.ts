@@ -148,12 +148,14 @@ export async function newestPosition(read: Reader): Promise<number> {
   return row?.value ?? 0;
 }
 
-/**
- * The position of an event by its number: that of a newer one that is kept is no answer, so `undefined` says that it is
- * unknown, not yet published or no longer kept.
- */
-export async function positionOf(read: Reader, number: number): Promise<number | undefined> {
-  const row = await read.selectFrom('event').select('position').where('id', '=', number).executeTakeFirst();
+/** The position of an event of an account; `undefined` when it is unknown, not published or no longer kept. */
+export async function positionOf(read: Reader, account: string, number: number): Promise<number | undefined> {
+  const row = await read
+    .selectFrom('event')
+    .select('position')
+    .where('id', '=', number)
+    .where('account', '=', account)
+    .executeTakeFirst();
   return row?.position ?? undefined;
 }
 

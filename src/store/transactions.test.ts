@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { eventTransactions } from './events.ts';
 import { garbageTransactions } from './garbage.ts';
 import { identityTransactions } from './identities.ts';
 import { imageTransactions } from './images.ts';
+import { jobTransactions } from './jobs.ts';
 import { repositoryTransactions } from './repositories.ts';
 import { TRANSACTIONS } from './transactions.ts';
 import { uploadTransactions } from './uploads.ts';
@@ -14,6 +16,8 @@ test('no two subjects have a transaction of the same name', () => {
     imageTransactions,
     uploadTransactions,
     garbageTransactions,
+    jobTransactions,
+    eventTransactions,
   ];
   const names = subjects.flatMap((transactions) => Object.keys(transactions));
   assert.deepEqual(names.sort(), Object.keys(TRANSACTIONS).sort());
