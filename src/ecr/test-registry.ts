@@ -28,6 +28,9 @@ export interface User {
 type Json = Record<string, unknown>;
 
 export interface TestRegistry extends AsyncDisposable {
+  readonly directory: string;
+  /** Closes everything and opens it again, as a restart does. Dispose of the new one only. */
+  reopen(): Promise<TestRegistry>;
   readonly store: Store;
   readonly registry: Registry;
   readonly identity: Identity;
@@ -66,7 +69,15 @@ export const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json';
 export const OCI_INDEX = 'application/vnd.oci.image.index.v1+json';
 
 export async function openTestRegistry(limits: EcrOptions['limits'] = {}): Promise<TestRegistry> {
-  const directory = await mkdtemp(join(tmpdir(), 'berth-ecr-'));
+  return openIn(await mkdtemp(join(tmpdir(), 'berth-ecr-')), limits, []);
+}
+
+/** `users` are those made before: their keys are not shown twice. */
+async function openIn(
+  directory: string,
+  limits: EcrOptions['limits'] & object,
+  users: readonly User[],
+): Promise<TestRegistry> {
   const store = await openSqliteStore({ file: join(directory, 'berth.db') });
   const ring = await openKeyRing(join(directory, 'keys'));
   const blobs = await createFileBlobStore({ directory: join(directory, 'blobs'), keys: ring });
@@ -83,12 +94,26 @@ export async function openTestRegistry(limits: EcrOptions['limits'] = {}): Promi
     return { principal: found.caller, arn: found.caller.caller.arn, secret };
   };
   const addAccount = async (account: string): Promise<User> => {
+    const before = users.find(({ principal }) => principal.account === account);
+    if (before !== undefined) return userOf(before.principal.accessKeyId, before.secret);
     const made = await bootstrap({ store, keys: ring, account, now: NOW });
     if (made === undefined) throw new Error('the account exists');
     return userOf(made.adminKey.id, made.adminKey.secret);
   };
 
+  const close = async (): Promise<void> => {
+    await registry.close();
+    await identity.flush();
+    await blobs.close();
+    await store.close();
+  };
+
   const test: TestRegistry = {
+    directory,
+    async reopen() {
+      await close();
+      return openIn(directory, limits, [test.admin, test.other]);
+    },
     store,
     registry,
     identity,
@@ -181,10 +206,7 @@ export async function openTestRegistry(limits: EcrOptions['limits'] = {}): Promi
       return { digest: sha256(manifest), manifest, layer, config, size: 2 + Buffer.byteLength(content) };
     },
     async [Symbol.asyncDispose]() {
-      await registry.close();
-      await identity.flush();
-      await blobs.close();
-      await store.close();
+      await close();
       await rm(directory, { recursive: true, force: true });
     },
   };
