@@ -40,7 +40,7 @@ export interface FlushableImages extends Images {
 export function createImages(context: RegistryContext): FlushableImages {
   const { store, clock } = context;
   const lookUp = createLookUp(store);
-  const pulls = new Pulls(store);
+  const pulls = new Pulls(store, context.pullEvents);
   const quotas = new Quotas();
 
   const read = async (

@@ -13,11 +13,13 @@ interface Pull {
 /** Pull times on their way to the database: a pull never waits for a write. */
 export class Pulls {
   readonly #store: Store;
+  readonly #events: boolean;
   #waiting = new Map<string, Pull>();
   #flushing: Promise<void> = Promise.resolve();
 
-  constructor(store: Store) {
+  constructor(store: Store, events: boolean) {
     this.#store = store;
+    this.#events = events;
   }
 
   record(repositoryId: string, digest: string, at: number): void {
@@ -44,7 +46,10 @@ export class Pulls {
     this.#waiting = new Map();
     for (let at = 0; at < pulls.length; at += BATCH) {
       try {
-        await this.#store.transact('image.recordPulls', { pulls: pulls.slice(at, at + BATCH) });
+        await this.#store.transact('image.recordPulls', {
+          pulls: pulls.slice(at, at + BATCH),
+          events: this.#events,
+        });
       } catch (error) {
         for (const pull of pulls.slice(at)) {
           const newer = this.newest(pull.repositoryId, pull.digest, pull.at) ?? pull.at;

@@ -202,6 +202,8 @@ export interface RegistryOptions {
   readonly blobLeaseMs?: number;
   readonly trashGraceMs?: number;
   readonly orphanAgeMs?: number;
+  /** an event for each image pulled since the last flush, which ECR does not have */
+  readonly pullEvents?: boolean;
 }
 
 /** What the parts of the registry work with: the options, complete. */
@@ -214,6 +216,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     blobLeaseMs: LIMITS.blobLeaseMs,
     trashGraceMs: LIMITS.trashGraceMs,
     orphanAgeMs: LIMITS.orphanAgeMs,
+    pullEvents: false,
     ...options,
   };
   const findRepository = prepareFindRepository(context.store);

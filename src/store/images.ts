@@ -17,6 +17,7 @@ import {
 } from '../domain/image-ids.ts';
 import { type BlobReference, type ChildReference, imageSize } from '../domain/manifests.ts';
 import { decideTagMove, type TagRules } from '../domain/tags.ts';
+import { recordDeletion, recordPulls, recordPush, type Deletion } from './image-events.ts';
 import { chunks } from './repository-blobs.ts';
 import type { Transaction, Tx } from './transaction.ts';
 
@@ -64,7 +65,7 @@ export interface PutImageOutcome {
 
 /** Stores an image and sets its tags. See `Images.put` for the Faults. */
 async function putImage(tx: Tx, input: PutImageRow): Promise<PutImageOutcome> {
-  const rules = await requireRules(tx, input.repository);
+  const { region, rules } = await requireRepository(tx, input.repository);
   const present = await tx
     .selectFrom('image')
     .select(['media_type', 'subject_digest'])
@@ -82,7 +83,8 @@ async function putImage(tx: Tx, input: PutImageRow): Promise<PutImageOutcome> {
     await insertImage(tx, input, imageSize(input.contentSize, childSizes));
     await insertReferences(tx, input, held);
   }
-  await setTags(tx, input, rules, present === undefined);
+  const tagged = await setTags(tx, input, rules, present === undefined);
+  await recordPush(tx, input, region, present === undefined, tagged);
   return {
     mediaType: present?.media_type ?? input.mediaType,
     subjectDigest: present === undefined ? input.subjectDigest : (present.subject_digest ?? undefined),
@@ -91,17 +93,24 @@ async function putImage(tx: Tx, input: PutImageRow): Promise<PutImageOutcome> {
   };
 }
 
-async function requireRules(tx: Tx, repository: RepositoryName): Promise<TagRules> {
+/** What a write to a repository goes by. @throws Fault RepositoryNotFoundException */
+async function requireRepository(
+  tx: Tx,
+  repository: RepositoryName,
+): Promise<{ region: string; rules: TagRules }> {
   const row = await tx
     .selectFrom('repository')
-    .select(['mutability', 'exclusion_filters'])
+    .select(['region', 'mutability', 'exclusion_filters'])
     .where('id', '=', repository.id)
     .executeTakeFirst();
   if (row === undefined) throw repositoryNotFound(repository.name, repository.account);
   const filters = row.exclusion_filters;
   return {
-    mutability: row.mutability,
-    exclusionFilters: filters === null ? [] : (JSON.parse(filters) as TagRules['exclusionFilters']),
+    region: row.region,
+    rules: {
+      mutability: row.mutability,
+      exclusionFilters: filters === null ? [] : (JSON.parse(filters) as TagRules['exclusionFilters']),
+    },
   };
 }
 
@@ -244,10 +253,16 @@ async function insertReferences(tx: Tx, input: PutImageRow, held: readonly BlobR
   }
 }
 
-async function setTags(tx: Tx, input: PutImageRow, rules: TagRules, isNew: boolean): Promise<void> {
+/** Returns the tags that are new to the image. */
+async function setTags(
+  tx: Tx,
+  input: PutImageRow,
+  rules: TagRules,
+  isNew: boolean,
+): Promise<readonly string[]> {
   const { repository } = input;
   const wanted = [...new Set(input.tags)];
-  if (wanted.length === 0) return;
+  if (wanted.length === 0) return [];
   const current = new Map<string, string>();
   for (const part of chunks(wanted)) {
     const rows = await tx
@@ -269,6 +284,7 @@ async function setTags(tx: Tx, input: PutImageRow, rules: TagRules, isNew: boole
     }
   }
   await writeTags(tx, input, fresh, isNew ? [] : await selectTagsOf(tx, repository.id, input.digest));
+  return fresh;
 }
 
 /**
@@ -349,7 +365,7 @@ export interface DeleteImagesOutcome {
 
 /** Deletes in the order asked, judging each id by what is left then. @throws Fault RepositoryNotFoundException */
 async function deleteImages(tx: Tx, input: DeleteImagesInput): Promise<DeleteImagesOutcome> {
-  await requireRules(tx, input.repository);
+  const { region } = await requireRepository(tx, input.repository);
   const outcome: DeleteImagesOutcome = { imageIds: [], failures: [] };
   for (const imageId of distinctImageIds(input.ids)) {
     const failure = imageIdFailure(imageId);
@@ -358,8 +374,11 @@ async function deleteImages(tx: Tx, input: DeleteImagesInput): Promise<DeleteIma
       (imageId.imageTag === undefined
         ? await deleteByDigest(tx, input, imageId)
         : await deleteByTag(tx, input, imageId, imageId.imageTag));
-    if (Array.isArray(result)) outcome.imageIds.push(...result);
-    else outcome.failures.push(result);
+    if ('failureCode' in result) outcome.failures.push(result);
+    else {
+      outcome.imageIds.push(...result.ids);
+      await recordDeletion(tx, { ...input.repository, region }, input.now, result);
+    }
   }
   return outcome;
 }
@@ -368,11 +387,11 @@ async function deleteByDigest(
   tx: Tx,
   { repository, now }: DeleteImagesInput,
   imageId: ImageIdName,
-): Promise<ImageIdName[] | ImageIdFailure> {
+): Promise<Deletion | ImageIdFailure> {
   const { imageDigest = '' } = imageId;
   const image = await tx
     .selectFrom('image')
-    .select('digest')
+    .select(['media_type', 'artifact_type'])
     .where('repository_id', '=', repository.id)
     .where('digest', '=', imageDigest)
     .executeTakeFirst();
@@ -381,7 +400,11 @@ async function deleteByDigest(
   if (referenced !== undefined) return referenced;
   const tags = await selectTagsOf(tx, repository.id, imageDigest);
   await deleteImage(tx, repository.id, imageDigest, now);
-  return tags.length === 0 ? [{ imageDigest }] : tags.map(({ name }) => ({ imageDigest, imageTag: name }));
+  return {
+    ids: tags.length === 0 ? [{ imageDigest }] : tags.map(({ name }) => ({ imageDigest, imageTag: name })),
+    mediaType: image.media_type,
+    artifactType: image.artifact_type,
+  };
 }
 
 /** Removes one tag, and with the last one the image. */
@@ -390,12 +413,15 @@ async function deleteByTag(
   { repository, now }: DeleteImagesInput,
   imageId: ImageIdName,
   imageTag: string,
-): Promise<ImageIdName[] | ImageIdFailure> {
+): Promise<Deletion | ImageIdFailure> {
   const tag = await tx
-    .selectFrom('tag')
-    .select('image_digest')
-    .where('repository_id', '=', repository.id)
-    .where('name', '=', imageTag)
+    .selectFrom('tag as t')
+    .innerJoin('image as i', (join) =>
+      join.onRef('i.repository_id', '=', 't.repository_id').onRef('i.digest', '=', 't.image_digest'),
+    )
+    .select(['t.image_digest', 'i.media_type', 'i.artifact_type'])
+    .where('t.repository_id', '=', repository.id)
+    .where('t.name', '=', imageTag)
     .executeTakeFirst();
   if (tag === undefined) return imageNotFoundFailure(imageId);
   const imageDigest = tag.image_digest;
@@ -420,7 +446,7 @@ async function deleteByTag(
       .where('name', '=', imageTag)
       .execute();
   }
-  return [{ imageDigest, imageTag }];
+  return { ids: [{ imageDigest, imageTag }], mediaType: tag.media_type, artifactType: tag.artifact_type };
 }
 
 /** ECR keeps the members of an index as long as there is the index. */
@@ -514,23 +540,6 @@ export async function deleteImagesOfRepository(tx: Tx, repositoryId: string, _no
   await tx.deleteFrom('image_child').where('repository_id', '=', repositoryId).execute();
   await tx.deleteFrom('image_blob').where('repository_id', '=', repositoryId).execute();
   await tx.deleteFrom('image').where('repository_id', '=', repositoryId).execute();
-}
-
-export interface RecordPullsInput {
-  readonly pulls: readonly { readonly repositoryId: string; readonly digest: string; readonly at: number }[];
-}
-
-/** Moves pull times forward; images that are gone are passed over. */
-async function recordPulls(tx: Tx, { pulls }: RecordPullsInput): Promise<void> {
-  for (const { repositoryId, digest, at } of pulls) {
-    await tx
-      .updateTable('image')
-      .set({ last_pulled_at: at })
-      .where('repository_id', '=', repositoryId)
-      .where('digest', '=', digest)
-      .where((q) => q.or([q('last_pulled_at', 'is', null), q('last_pulled_at', '<', at)]))
-      .execute();
-  }
 }
 
 export const imageTransactions = {
