@@ -1,5 +1,5 @@
 /** A Docker daemon of the test's own: its root, its socket, no network, no cgroup of anybody else. */
-import { readFile } from 'node:fs/promises';
+import { readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { run, startDaemon, until, type Environment, type Place } from './harness.ts';
 
@@ -12,15 +12,23 @@ export interface Docker {
 export async function startDocker(place: Place): Promise<Docker> {
   const root = join(place.directory, 'dockerd');
   const socket = `unix://${join(place.directory, 'docker.sock')}`;
-  const pidfile = join(place.directory, 'docker.pid');
   const environment = { ...place.environment, DOCKER_HOST: socket };
+  // WHY a file of its own: without one, dockerd reads the machine's
+  const settings = join(place.directory, 'docker.json');
+  await writeFile(settings, '{}');
+  const options = {
+    'data-root': join(root, 'data'),
+    'exec-root': join(root, 'exec'),
+    host: socket,
+    pidfile: join(place.directory, 'docker.pid'),
+    'config-file': settings,
+    iptables: 'false',
+    ip6tables: 'false',
+    bridge: 'none',
+    'storage-driver': 'vfs',
+  };
   const daemon = startDaemon(
-    [
-      'dockerd',
-      ...['--data-root', join(root, 'data'), '--exec-root', join(root, 'exec'), '--host', socket],
-      ...['--pidfile', pidfile, '--iptables=false', '--ip6tables=false', '--bridge=none'],
-      ...['--storage-driver=vfs', '--config-file', join(root, 'none.json')],
-    ],
+    ['dockerd', ...Object.entries(options).map(([name, value]) => `--${name}=${value}`)],
     place.environment,
   );
   const answers = async (): Promise<boolean> => {

@@ -3,7 +3,7 @@
  * environment of their own, and signed calls for what no program sends.
  */
 import assert from 'node:assert/strict';
-import { spawn, type ChildProcess } from 'node:child_process';
+import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { accessSync, constants } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
@@ -157,10 +157,10 @@ export async function until(
   }
 }
 
-const running = new Set<ChildProcess>();
+const running = new Set<() => void>();
 // WHY: a test run that is interrupted must not leave servers behind
 process.on('exit', () => {
-  for (const child of running) child.kill('SIGKILL');
+  for (const kill of running) kill();
 });
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, () => process.exit(1));
 
@@ -174,19 +174,34 @@ export interface Daemon {
   readonly hasExited: () => boolean;
 }
 
-/** Starts a program that stays. `onStdout` sees its standard output as it comes. */
+interface DaemonOptions {
+  readonly cwd?: string;
+  /** sees its standard output as it comes */
+  readonly onStdout?: (text: string) => void;
+  /** Signals go to the program and all it started, as Ctrl-C in a terminal does. */
+  readonly group?: boolean;
+}
+
+/** Starts a program that stays. */
 export function startDaemon(
   command: readonly string[],
   environment: Environment,
-  options: { readonly cwd?: string; readonly onStdout?: (text: string) => void } = {},
+  options: DaemonOptions = {},
 ): Daemon {
   const [program = '', ...args] = command;
   const child = spawn(program, args, {
     env: environment,
     stdio: ['ignore', 'pipe', 'pipe'],
     cwd: options.cwd ?? ROOT,
+    detached: options.group ?? false,
   });
-  running.add(child);
+  const signalIt = (signal: NodeJS.Signals): void => {
+    if (child.pid === undefined) return;
+    if (options.group !== true) child.kill(signal);
+    else process.kill(-child.pid, signal);
+  };
+  const kill = (): void => signalIt('SIGKILL');
+  running.add(kill);
   let text = '';
   const keep = (part: string): void => void (text = (text + part).slice(-100_000));
   child.stdout.setEncoding('utf8').on('data', (part: string) => {
@@ -197,9 +212,9 @@ export function startDaemon(
   let over = false;
   const exited = new Promise<number | string>((resolve) => {
     child.once('error', (error) => resolve(error.message));
-    child.once('exit', (code, signal) => {
+    child.once(options.group === true ? 'close' : 'exit', (code, signal) => {
       over = true;
-      running.delete(child);
+      running.delete(kill);
       resolve(code ?? signal ?? 'unknown');
     });
   });
@@ -209,7 +224,7 @@ export function startDaemon(
     exited,
     hasExited: () => over,
     async stop(signal = 'SIGTERM') {
-      child.kill(signal);
+      signalIt(signal);
       return exited;
     },
   };
@@ -263,8 +278,22 @@ function plainEnvironment(): Environment {
 
 /** Ends a server the polite way; it must end by itself and without a defect in its log. */
 export async function stopBerth(server: BerthServer): Promise<void> {
-  assert.equal(await server.stop(), 0, server.output());
-  assert.doesNotMatch(server.output(), /"msg":"(defect|maintenance failed)"/);
+  const code = await server.stop();
+  assertClean(server);
+  assert.equal(code, 0);
+}
+
+/** The log of a server that has ended: it drained to the end and nothing in it was a defect. */
+export function assertClean(server: Daemon): void {
+  const lines = server.output().split('\n');
+  assert.deepEqual(
+    lines.filter((line) => /"level":[56]0|"msg":"(defect|maintenance failed)"/.test(line)),
+    [],
+  );
+  assert.ok(
+    lines.some((line) => line.includes('"msg":"stopped"')),
+    `it did not drain:\n${lines.slice(-10).join('\n')}`,
+  );
 }
 
 /** What the first start wrote for the administrator. */
