@@ -29,6 +29,11 @@ export function parseDigest(text: string): Digest | undefined {
   return DIGEST.test(text) ? (text as Digest) : undefined;
 }
 
+/** Content is known by its sha256; a digest of another algorithm is an alias of that (ADR 0008). */
+export function isSha256(digest: string): boolean {
+  return digest.startsWith('sha256:');
+}
+
 export function isAccountId(text: string): boolean {
   return ACCOUNT.test(text);
 }

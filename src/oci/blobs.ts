@@ -1,12 +1,12 @@
 import { Fault } from '../domain/faults.ts';
-import type { Digest } from '../domain/names.ts';
+import { type Digest, isSha256 } from '../domain/names.ts';
 import { type ByteRange, etagMatches, parseRange, watchSending } from '../http/http.ts';
 import { type Call, commonHeaders } from './call.ts';
 import { blobUnknown, sendFault } from './errors.ts';
 
 /** `HEAD`: whether the repository has the blob, and its size. Renews the lease, so that a push may rely on the answer. */
 export async function headBlob(call: Call, digest: Digest): Promise<void> {
-  const blob = await call.services.registry.layers.stat(call.repository, digest);
+  const blob = await call.services.registry.layers.stat(call.repository, await resolve(call, digest));
   if (blob === undefined) throw blobUnknown();
   const headers = blobHeaders(call, digest);
   headers.push('Content-Length', String(blob.size));
@@ -17,12 +17,13 @@ export async function headBlob(call: Call, digest: Digest): Promise<void> {
 export async function getBlob(call: Call, digest: Digest): Promise<void> {
   const { exchange } = call;
   const { layers } = call.services.registry;
+  const content = await resolve(call, digest);
   let range: ByteRange | undefined;
   let size: number | undefined;
   const wanted = exchange.header('range');
   const known = exchange.header('if-none-match');
   if (wanted !== undefined || known !== undefined) {
-    size = (await layers.availability(call.repository, [digest])).get(digest)?.size;
+    size = (await layers.availability(call.repository, [content])).get(content)?.size;
     if (size === undefined) throw blobUnknown();
     if (etagMatches(known, digest)) {
       exchange.send(304, blobHeaders(call, digest));
@@ -40,12 +41,25 @@ export async function getBlob(call: Call, digest: Digest): Promise<void> {
     }
     range = answer;
   }
-  await sendBlob(call, digest, range);
+  await sendBlob(call, digest, content, range);
 }
 
-async function sendBlob(call: Call, digest: Digest, range: ByteRange | undefined): Promise<void> {
+/** The sha256 digest of a blob that is asked for by one of any algorithm; answers show the one asked for. */
+async function resolve(call: Call, digest: Digest): Promise<Digest> {
+  if (isSha256(digest)) return digest;
+  const content = await call.services.registry.layers.resolve(call.repository, digest);
+  if (content === undefined) throw blobUnknown();
+  return content;
+}
+
+async function sendBlob(
+  call: Call,
+  digest: Digest,
+  content: Digest,
+  range: ByteRange | undefined,
+): Promise<void> {
   const { response } = call.exchange;
-  const reader = await call.services.registry.layers.open(call.repository, digest, range?.start, range?.end);
+  const reader = await call.services.registry.layers.open(call.repository, content, range?.start, range?.end);
   if (reader === undefined) throw blobUnknown();
   if (response.destroyed) {
     await reader.close();
@@ -61,6 +75,7 @@ async function sendBlob(call: Call, digest: Digest, range: ByteRange | undefined
   try {
     response.writeHead(range === undefined ? 200 : 206, headers);
     await reader.sendTo(response);
+    call.exchange.blobBytesOut = range === undefined ? reader.size : range.end - range.start;
     response.end();
   } finally {
     unwatch();
@@ -88,7 +103,7 @@ function blobHeaders(call: Call, digest: Digest): string[] {
 
 /** `DELETE`: unlinks the blob from this repository, unless an image of the repository needs it. */
 export async function deleteBlob(call: Call, digest: Digest): Promise<void> {
-  const outcome = await call.services.registry.layers.remove(call.repository, digest);
+  const outcome = await call.services.registry.layers.remove(call.repository, await resolve(call, digest));
   if (outcome === 'absent') throw blobUnknown();
   if (outcome === 'referenced') {
     throw new Fault(

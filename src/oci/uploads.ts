@@ -1,8 +1,9 @@
+import type { Readable } from 'node:stream';
 import { Fault } from '../domain/faults.ts';
 import { type Digest, parseDigest, parseRepositoryName } from '../domain/names.ts';
 import { type ByteRange, parseContentRange, watchReceiving } from '../http/http.ts';
 import { LIMITS } from '../lib/limits.ts';
-import type { UploadStatus } from '../registry/registry.ts';
+import type { Repository, UploadStatus } from '../registry/registry.ts';
 import { type Call, commonHeaders, mayPull } from './call.ts';
 import { sendFault } from './errors.ts';
 import { digestInvalid } from './path.ts';
@@ -20,10 +21,12 @@ export async function startUpload(call: Call): Promise<void> {
   const { exchange, repository } = call;
   if (exchange.rawQuery !== '') {
     const { query } = exchange;
+    // What the closing digest will be in. Nothing is prepared for it: the closing reads the bytes again (ADR 0008).
     const algorithm = query.get('digest-algorithm');
     if (algorithm !== null && algorithm !== 'sha256' && algorithm !== 'sha512') throw digestInvalid();
     const mount = parseDigest(query.get('mount') ?? '');
     if (mount !== undefined && (await mountBlob(call, mount, query.get('from')))) {
+      exchange.action = 'ecr:MountLayer';
       sendStored(call, mount);
       return;
     }
@@ -41,8 +44,7 @@ async function uploadAtOnce(call: Call, digest: Digest | undefined): Promise<voi
   const { uploads } = call.services.registry;
   const { id } = await uploads.start(call.repository);
   try {
-    if (call.exchange.announcesBody) await receive(call, id, undefined);
-    await uploads.finish(call.repository, id, [digest], { api: false });
+    await finishWithBody(call, id, digest, undefined);
   } catch (error) {
     await discard(call, id);
     throw error;
@@ -64,11 +66,10 @@ async function mountBlob(call: Call, digest: Digest, from: string | null): Promi
   const { repository, scope, services } = call;
   const { layers } = services.registry;
   if (from === null) {
-    if ((await mayPull(call, repository)) && (await layers.stat(repository, digest)) !== undefined)
-      return true;
+    if ((await mayPull(call, repository)) && (await holds(call, digest))) return true;
     const holders = await layers.holders(repository, digest);
     for (const source of holders.slice(0, MOUNT_SOURCES_MAX)) {
-      if ((await mayPull(call, source)) && (await layers.mount(repository, source, digest))) return true;
+      if ((await mayPull(call, source)) && (await mountFrom(call, source, digest))) return true;
     }
     return false;
   }
@@ -76,37 +77,63 @@ async function mountBlob(call: Call, digest: Digest, from: string | null): Promi
   if (name === undefined) return false;
   const source = await services.registry.findRepository({ ...scope, name });
   if (source === undefined || !(await mayPull(call, source))) return false;
-  if (source.id === repository.id) return (await layers.stat(repository, digest)) !== undefined;
-  return layers.mount(repository, source, digest);
+  return source.id === repository.id ? holds(call, digest) : mountFrom(call, source, digest);
+}
+
+/** Whether the repository has the blob already; renews its lease. */
+async function holds({ services, repository }: Call, digest: Digest): Promise<boolean> {
+  const { layers } = services.registry;
+  const known = await layers.resolve(repository, digest);
+  return known !== undefined && (await layers.stat(repository, known)) !== undefined;
+}
+
+async function mountFrom(call: Call, source: Repository, digest: Digest): Promise<boolean> {
+  const { layers } = call.services.registry;
+  const known = await layers.resolve(source, digest);
+  return known !== undefined && (await layers.mount(call.repository, source, known));
 }
 
 /** `PATCH`: appends the body, streamed or, with `Content-Range`, as a chunk that must begin where the upload ends. */
 export async function patchUpload(call: Call, id: string): Promise<void> {
   checkId(id);
+  const { repository, services } = call;
   await withUploadRange(call, id, async () => {
-    sendStatus(call, 202, await receive(call, id, readContentRange(call)));
+    const status = await receive(call, readContentRange(call), (source, options) =>
+      services.registry.uploads.append(repository, id, source, options),
+    );
+    sendStatus(call, 202, status);
   });
 }
 
-/** `PUT ?digest=`: appends the body, if any, and ends the upload. Said again after success it answers the same. */
+/**
+ * `PUT ?digest=`: appends the body, if any, and ends the upload, both or nothing: a client that got an error, or no answer,
+ * sends the whole PUT again. Said again after success it answers the same, whatever body comes.
+ */
 export async function finishUpload(call: Call, id: string): Promise<void> {
   checkId(id);
-  const { exchange, services } = call;
+  const { exchange } = call;
   const digest = parseDigest(exchange.rawQuery === '' ? '' : (exchange.query.get('digest') ?? ''));
   if (digest === undefined) throw digestInvalid();
   await withUploadRange(call, id, async () => {
-    if (exchange.announcesBody) await receiveUnlessFinished(call, id);
-    await services.registry.uploads.finish(call.repository, id, [digest], { api: false });
+    await finishWithBody(call, id, digest, readContentRange(call));
     sendStored(call, digest);
   });
 }
 
-/** WHY: a client that lost the answer sends the whole PUT again; the finished upload takes no bytes but knows its digest. */
-async function receiveUnlessFinished(call: Call, id: string): Promise<void> {
-  try {
-    await receive(call, id, readContentRange(call));
-  } catch (error) {
-    if (!(error instanceof Fault) || error.code !== 'UploadNotFoundException') throw error;
+async function finishWithBody(
+  call: Call,
+  id: string,
+  digest: Digest,
+  range: ByteRange | undefined,
+): Promise<void> {
+  const { exchange, repository, services } = call;
+  const { uploads } = services.registry;
+  if (exchange.announcesBody) {
+    await receive(call, range, (source, options) =>
+      uploads.finish(repository, id, [digest], { api: false, tail: { source, ...options } }),
+    );
+  } else {
+    await uploads.finish(repository, id, [digest], { api: false });
   }
 }
 
@@ -127,9 +154,15 @@ function checkId(id: string): void {
   if (!UPLOAD_ID.test(id)) throw new Fault('UploadNotFoundException', 'blob upload unknown to registry');
 }
 
-/** Appends the request's body to an upload, within the layer limit, from a client that keeps sending. */
-async function receive(call: Call, id: string, range: ByteRange | undefined): Promise<UploadStatus> {
-  const { exchange, repository, services } = call;
+/** Hands the request's body on, within the layer limit, while its client keeps sending. */
+async function receive<T>(
+  { exchange, services }: Call,
+  range: ByteRange | undefined,
+  take: (
+    source: Readable,
+    options: { readonly offset: number | undefined; readonly length: number | undefined },
+  ) => Promise<T>,
+): Promise<T> {
   const length = range === undefined ? exchange.contentLength : range.end - range.start;
   if (range !== undefined && (exchange.contentLength ?? length) !== length) {
     throw new Fault('SizeInvalid', 'provided length did not match content length');
@@ -142,10 +175,7 @@ async function receive(call: Call, id: string, range: ByteRange | undefined): Pr
   }
   const unwatch = watchReceiving(exchange.request, services.idleMs);
   try {
-    return await services.registry.uploads.append(repository, id, exchange.request, {
-      offset: range?.start,
-      length,
-    });
+    return await take(exchange.request, { offset: range?.start, length });
   } finally {
     unwatch();
   }

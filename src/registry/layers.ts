@@ -1,10 +1,11 @@
 /** Content of a repository by digest. A blob is visible only through repositories that it was uploaded or mounted to. */
 import { BlobNotFoundError, type BlobReader } from '../blobs/blobs.ts';
-import type { Digest, RepositoryAddress } from '../domain/names.ts';
+import { type Digest, isSha256, type RepositoryAddress } from '../domain/names.ts';
 import { LIMITS } from '../lib/limits.ts';
+import { keyFault } from './appending.ts';
 import type { Layers, RegistryContext, Repository, StoredBlob } from './registry.ts';
 import { retryBrokenReference } from './retry.ts';
-import { keyFault } from './uploads.ts';
+import { prepareResolve } from '../store/store.ts';
 
 /** Repositories offered as the source of a mount that names none. */
 const HOLDERS_MAX = 20;
@@ -24,7 +25,9 @@ export function createLayers(context: RegistryContext, findRepository: FindRepos
   const findBlob = store.prepare<BlobRow>(
     'select storage_key, size, leased_until from repository_blob where repository_id = ? and digest = ?',
   );
+  const resolve = prepareResolve(store, 'blob_alias');
   return {
+    resolve: async (repository, digest) => (await resolve(repository.id, digest)) as Digest | undefined,
     stat: (repository, digest) => stat(context, findBlob, repository, digest),
     availability: (repository, digests) => availability(context, repository, digests),
     open: (repository, digest, start, end) => open(context, findBlob, repository, digest, start, end),
@@ -140,12 +143,23 @@ async function holders(
   target: Repository,
   digest: string,
 ): Promise<Repository[]> {
-  const rows = await store.read
-    .selectFrom('blob')
-    .innerJoin('repository_blob', 'repository_blob.storage_key', 'blob.storage_key')
+  const copies = isSha256(digest)
+    ? store.read
+        .selectFrom('blob')
+        .innerJoin('repository_blob', 'repository_blob.storage_key', 'blob.storage_key')
+        .where('blob.digest', '=', digest)
+    : store.read
+        .selectFrom('blob_alias')
+        .innerJoin('repository_blob', (join) =>
+          join
+            .onRef('repository_blob.repository_id', '=', 'blob_alias.repository_id')
+            .onRef('repository_blob.digest', '=', 'blob_alias.digest'),
+        )
+        .innerJoin('blob', 'blob.storage_key', 'repository_blob.storage_key')
+        .where('blob_alias.alias', '=', digest);
+  const rows = await copies
     .innerJoin('repository', 'repository.id', 'repository_blob.repository_id')
     .select(['repository.account', 'repository.region', 'repository.name'])
-    .where('blob.digest', '=', digest)
     .where('blob.content_key', '=', target.contentKey)
     // WHY coalesce: as an expression it cannot tempt the planner to start from all repositories of the account.
     .where((q) => q(q.fn.coalesce('repository.account', q.val('')), '=', target.account))

@@ -112,6 +112,11 @@ export interface StoredBlob {
 }
 
 export interface Layers {
+  /**
+   * The sha256 digest behind a digest of any algorithm, by which the other methods know content; a sha256 digest comes back as
+   * it is. `undefined` when the repository knows nothing by it.
+   */
+  resolve(repository: Repository, digest: Digest): Promise<Digest | undefined>;
   /** Whether the repository can see the blob; true renews its lease, so that a manifest PUT may rely on it. */
   stat(repository: Repository, digest: string): Promise<StoredBlob | undefined>;
   /** Availability of many at once, without renewing leases; `mediaType` when an image refers to it. */
@@ -121,9 +126,9 @@ export interface Layers {
   ): Promise<Map<string, { size: number; mediaType: string | undefined; referenced: boolean }>>;
   /** Opens the bytes `start` to `end` (exclusive). The first bytes are verified before it resolves. */
   open(repository: Repository, digest: string, start?: number, end?: number): Promise<BlobReader | undefined>;
-  /** Links a blob of `source` into `target`. False when it cannot (unknown, other key): then start an upload. */
+  /** Links a blob of `source`, with its aliases, into `target`. False when it cannot (unknown, other key): then start an upload. */
   mount(target: Repository, source: Repository, digest: string): Promise<boolean>;
-  /** Repositories of the registry (account, region) other than `target` that hold the blob under the same key. */
+  /** Repositories of the registry (account, region) other than `target` that know the digest (any algorithm) under the same key. */
   holders(target: Repository, digest: string): Promise<Repository[]>;
   /**
    * Unlinks a blob from the repository. `absent` when it is not there, `referenced` when an image needs it.
@@ -147,6 +152,13 @@ export interface AppendOptions {
   readonly signal?: AbortSignal | undefined;
 }
 
+export interface FinishOptions {
+  /** by the rules of the ECR API */
+  readonly api: boolean;
+  /** bytes that come with the closing */
+  readonly tail?: (Omit<AppendOptions, 'part'> & { readonly source: Readable }) | undefined;
+}
+
 export interface Uploads {
   start(repository: Repository): Promise<UploadStatus>;
   /** @throws Fault UploadNotFoundException */
@@ -158,17 +170,19 @@ export interface Uploads {
   append(repository: Repository, id: string, source: Readable, options: AppendOptions): Promise<UploadStatus>;
   cancel(repository: Repository, id: string): Promise<void>;
   /**
-   * Ends the upload: compares the digest, seals the bytes, binds digest to key and links the repository, in one
-   * transaction. A repeated call with the same digest after success answers the same.
+   * Ends the upload: takes the bytes that come with it, compares the digests (any algorithm but with `api: true`), seals the
+   * bytes, binds sha256 to key and links the repository, in one transaction. A repeated call with the same digests after success
+   * answers the same. After a failure, other than a mismatch, nothing was appended and the call can be repeated whole.
    *
    * @throws Fault DigestInvalid / InvalidLayerException (upload destroyed on mismatch), UploadNotFoundException,
-   *   EmptyUploadException and LayerPartTooSmallException and LayerAlreadyExistsException (only with `api: true`)
+   *   EmptyUploadException and LayerPartTooSmallException and LayerAlreadyExistsException (only with `api: true`), and those of
+   *   `append`
    */
   finish(
     repository: Repository,
     id: string,
     digests: readonly string[],
-    options: { readonly api: boolean },
+    options: FinishOptions,
   ): Promise<StoredBlob>;
 }
 

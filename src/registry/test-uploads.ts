@@ -172,7 +172,7 @@ export function uploadsTests(open: OpenTestRegistry): void {
 
   test('a digest that cannot be verified leaves the upload as it is', async () => {
     const { id } = await t.registry.uploads.start(repository);
-    for (const digest of [`sha512:${'a'.repeat(128)}`, 'sha256:abc', 'blake3:00']) {
+    for (const digest of ['sha512:abc', 'sha256:abc', 'blake3:00']) {
       await assert.rejects(t.registry.uploads.finish(repository, id, [digest], { api: false }), {
         code: 'DigestInvalid',
       });

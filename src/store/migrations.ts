@@ -35,7 +35,7 @@ const WORDS = {
 type Words = (typeof WORDS)[Engine];
 
 /** One entry a version; an entry that was released is never edited. */
-const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [createTables, createJobsAndEvents];
+const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [createTables, createJobsAndEvents, createAliases];
 
 function createTables({ text, int, bytes, keyed, wide }: Words): readonly string[] {
   return [
@@ -257,6 +257,26 @@ function createJobsAndEvents({ text, int, counted, keyed, wide }: Words): readon
       primary key (sink, stream, position))${keyed}`,
     `create index event_delivery_event on event_delivery (event_id)`,
     `create index event_delivery_dead on event_delivery (died_at) where died_at is not null`,
+  ];
+}
+
+function createAliases({ text, int, keyed }: Words): readonly string[] {
+  // WHY the alias first: a mount that names no source looks through all repositories.
+  const aliasTable = (name: string, target: string): readonly string[] => [
+    `create table ${name} (
+      alias ${text} not null,
+      repository_id ${text} not null,
+      digest ${text} not null,
+      primary key (alias, repository_id),
+      constraint ${name}_digest foreign key (repository_id, digest)
+        references ${target} (repository_id, digest) on delete cascade)${keyed}`,
+    `create index ${name}_content on ${name} (repository_id, digest)`,
+  ];
+  return [
+    ...aliasTable('blob_alias', 'repository_blob'),
+    ...aliasTable('image_alias', 'image'),
+    `alter table tag add column alias ${text}`,
+    `alter table upload add column contested ${int} not null default 0`,
   ];
 }
 

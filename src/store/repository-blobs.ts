@@ -5,6 +5,7 @@
 import { sql } from 'kysely';
 import { repositoryNotFound } from '../domain/faults.ts';
 import { LIMITS } from '../lib/limits.ts';
+import { addAliases } from './aliases.ts';
 import { unlinkContent } from './garbage.ts';
 import type { Transaction, Tx } from './transaction.ts';
 
@@ -98,6 +99,7 @@ async function renewLease(tx: Tx, input: RenewLeaseInput): Promise<boolean> {
 export interface MountBlobInput {
   readonly targetId: string;
   readonly sourceId: string;
+  /** sha256; its aliases come along */
   readonly digest: string;
   readonly leasedUntil: number;
   /** for the text of RepositoryNotFoundException */
@@ -126,6 +128,18 @@ async function mountBlob(tx: Tx, input: MountBlobInput): Promise<boolean> {
   if (blob === undefined || blob.content_key !== target.content_key) return false;
   const content = { repositoryId: input.targetId, digest: input.digest };
   await link(tx, { ...content, storageKey: blob.storage_key, size: blob.size }, input.leasedUntil);
+  const aliases = await tx
+    .selectFrom('blob_alias')
+    .select('alias')
+    .where('repository_id', '=', input.sourceId)
+    .where('digest', '=', input.digest)
+    .execute();
+  await addAliases(
+    tx,
+    'blob_alias',
+    content,
+    aliases.map(({ alias }) => alias),
+  );
   return true;
 }
 

@@ -20,6 +20,8 @@ export interface Schema {
   repository_tag: RepositoryTagTable;
   blob: BlobTable;
   repository_blob: RepositoryBlobTable;
+  blob_alias: AliasTable;
+  image_alias: AliasTable;
   image: ImageTable;
   image_blob: ImageBlobTable;
   image_child: ImageChildTable;
@@ -176,6 +178,18 @@ interface RepositoryBlobTable {
   leased_until: number;
 }
 
+/**
+ * Digests of other algorithms by which clients of a repository know a blob (`blob_alias`) or an image (`image_alias`). Each was
+ * computed from the bytes; content itself is known by its sha256 only. See ADR 0008.
+ */
+interface AliasTable {
+  /** PK (alias, repository_id), `sha512:<hex>` */
+  alias: string;
+  /** FK (repository_id, digest) → repository_blob or image, CASCADE; index (repository_id, digest) */
+  repository_id: string;
+  digest: string;
+}
+
 /** A manifest: one image, index or artifact of a repository. */
 interface ImageTable {
   /** order of pushes inside the database; keyset of listings together with pushed_at. PK. */
@@ -217,6 +231,8 @@ interface TagTable {
   name: string;
   image_digest: string;
   tagged_at: number;
+  /** the digest of another algorithm that the image was tagged by; pulls by this tag show it */
+  alias: string | null;
 }
 
 /** An unfinished blob. State is here and bytes in the blob store, so that any process can continue it. */
@@ -237,6 +253,8 @@ interface UploadTable {
   /** who appends now, and until when that claim holds; null when nobody */
   writer: string | null;
   writer_until: number | null;
+  /** 1 once a claim ran out and was taken over: whoever held it may still be writing, so the bytes are looked at again */
+  contested: Generated<number>;
   created_at: number;
   updated_at: number;
   /** set once finished: a repeated closing PUT with the same digest is answered 201 again (lost-response retry) */

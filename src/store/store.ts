@@ -11,6 +11,7 @@ import { openPostgres } from './postgres.ts';
 export type { Schema } from './schema.ts';
 export type { Reader, Transaction, Tx } from './transaction.ts';
 export type { TransactionInput, TransactionName, TransactionOutput } from './transactions.ts';
+export { prepareResolve } from './aliases.ts';
 export type { ReviewedGarbage } from './garbage.ts';
 export { knownStorageKeys } from './garbage.ts';
 export type { DeadEvent, DeliveryTarget, PendingDelivery, PublishedEvent } from './events.ts';

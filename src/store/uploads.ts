@@ -4,6 +4,7 @@
  * client whose answer got lost may ask again; its storage key then belongs to a blob or to the trash.
  */
 import { Fault, repositoryNotFound, uploadNotFound } from '../domain/faults.ts';
+import { addAliases } from './aliases.ts';
 import { link, repositoryBlobTransactions, trash } from './repository-blobs.ts';
 import type { Transaction, Tx } from './transaction.ts';
 
@@ -67,10 +68,13 @@ export interface ClaimUploadInput {
 export interface ClaimedUpload {
   readonly outcome: 'claimed';
   readonly storageKey: string;
+  readonly contentKey: string;
   readonly size: number;
   readonly sha256: string;
   readonly parts: number;
   readonly smallPart: boolean;
+  /** a claim ran out before: somebody else may still be writing to these bytes */
+  readonly contested: boolean;
 }
 
 export type ClaimOutcome =
@@ -106,14 +110,17 @@ async function claimUpload(tx: Tx, input: ClaimUploadInput): Promise<ClaimOutcom
       `The layer exceeds the maximum allowed number of parts which is '${input.partsMax}'`,
     );
   }
+  const contested = row.contested !== 0 || (row.writer !== null && row.writer !== input.writer);
   await tx
     .updateTable('upload')
-    .set({ writer: input.writer, writer_until: input.writerUntil })
+    .set({ writer: input.writer, writer_until: input.writerUntil, contested: contested ? 1 : 0 })
     .where('id', '=', input.upload.id)
     .execute();
   return {
     outcome: 'claimed',
     storageKey: row.storage_key,
+    contentKey: row.content_key,
+    contested,
     size: row.size,
     sha256: row.sha256,
     parts: row.parts,
@@ -200,8 +207,12 @@ async function commitAppend(tx: Tx, input: CommitAppendInput): Promise<void> {
 export interface CompleteUploadInput {
   readonly upload: UploadName;
   readonly writer: string;
-  /** of the sealed bytes */
+  /** of the sealed bytes: sha256, what other digests they were found to have, and their number */
   readonly digest: string;
+  readonly aliases: readonly string[];
+  readonly size: number;
+  /** the sealed bytes when they are not the upload's own: a copy that the trash names until then */
+  readonly copy: { readonly storageKey: string; readonly deleteAfter: number } | undefined;
   readonly now: number;
   readonly leasedUntil: number;
   /** refuse content the repository sees already (ECR API) */
@@ -224,14 +235,19 @@ async function completeUpload(tx: Tx, input: CompleteUploadInput): Promise<'link
     await dropUpload(tx, row, input.now);
     return 'known';
   }
+  const storageKey = input.copy?.storageKey ?? row.storage_key;
+  if (input.copy !== undefined) {
+    await takeFromTrash(tx, input.copy);
+    await trash(tx, row.storage_key, input.now);
+  }
   // WHY doNothing: on PostgreSQL a failed insert would end the transaction; a copy committed meanwhile makes it run again.
   const bound = await tx
     .insertInto('blob')
     .values({
-      storage_key: row.storage_key,
+      storage_key: storageKey,
       digest: input.digest,
       content_key: row.content_key,
-      size: row.size,
+      size: input.size,
       created_at: input.now,
     })
     .onConflict((conflict) => conflict.columns(['digest', 'content_key']).doNothing())
@@ -245,15 +261,36 @@ async function completeUpload(tx: Tx, input: CompleteUploadInput): Promise<'link
       .where('digest', '=', input.digest)
       .where('content_key', '=', row.content_key)
       .executeTakeFirstOrThrow());
-  if (bound === undefined) await trash(tx, row.storage_key, input.now);
-  const content = { repositoryId, digest: input.digest, storageKey: winner.storage_key, size: row.size };
+  if (bound === undefined) await trash(tx, storageKey, input.now);
+  const content = { repositoryId, digest: input.digest, storageKey: winner.storage_key, size: input.size };
   await link(tx, content, input.leasedUntil);
+  await addAliases(tx, 'blob_alias', content, input.aliases);
   await tx
     .updateTable('upload')
-    .set({ completed_digest: input.digest, writer: null, writer_until: null, updated_at: input.now })
+    .set({
+      size: input.size,
+      completed_digest: input.digest,
+      writer: null,
+      writer_until: null,
+      updated_at: input.now,
+    })
     .where('id', '=', row.id)
     .execute();
   return 'linked';
+}
+
+/** INVARIANT: a key moves from the trash only while nobody has been told to delete its bytes. */
+async function takeFromTrash(
+  tx: Tx,
+  { storageKey, deleteAfter }: NonNullable<CompleteUploadInput['copy']>,
+): Promise<void> {
+  const taken = await tx
+    .deleteFrom('garbage_trash')
+    .where('storage_key', '=', storageKey)
+    .where('delete_after', '=', deleteAfter)
+    .returning('storage_key')
+    .executeTakeFirst();
+  if (taken === undefined) throw new Error(`the copy ${storageKey} was collected before it was bound`);
 }
 
 async function seesBlob(tx: Tx, repositoryId: string, digest: string): Promise<boolean> {

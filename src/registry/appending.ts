@@ -1,0 +1,128 @@
+/** Writing to unfinished blobs under a claim that only one request holds, in whatever process. */
+import { randomBytes } from 'node:crypto';
+import type { Readable } from 'node:stream';
+import { BlobNotFoundError, BlobSealedError, ByteLimitError, UploadBusyError } from '../blobs/blobs.ts';
+import { Fault, uploadNotFound } from '../domain/faults.ts';
+import { KeyUnavailableError } from '../lib/keyring.ts';
+import { LIMITS } from '../lib/limits.ts';
+import type { TransactionInput, TransactionOutput } from '../store/store.ts';
+import type { AppendOptions, RegistryContext } from './registry.ts';
+
+export type UploadName = TransactionInput<'upload.hold'>['upload'];
+export type Claim = Extract<TransactionOutput<'upload.claim'>, { outcome: 'claimed' }>;
+
+export function ignore(): void {}
+
+/** A name for one append or one closing. */
+export function newWriter(): string {
+  return randomBytes(12).toString('hex');
+}
+
+/** A missing content key is the client's business; other errors stay what they are. */
+export function keyFault(error: unknown): unknown {
+  if (!(error instanceof KeyUnavailableError)) return error;
+  return new Fault('KmsException', `The encryption key of the content is not available: ${error.message}`, {
+    kmsError: 'NotFoundException',
+  });
+}
+
+export async function claim(
+  { store, clock }: RegistryContext,
+  upload: UploadName,
+  writer: string,
+  options: Pick<AppendOptions, 'offset'> & { readonly partLength: number | undefined },
+): Promise<TransactionOutput<'upload.claim'>> {
+  const now = clock();
+  return await store.transact('upload.claim', {
+    upload,
+    writer,
+    now,
+    writerUntil: now + LIMITS.uploadWriterMs,
+    offset: options.offset,
+    partLength: options.partLength,
+    partsMax: LIMITS.layerPartsMax,
+  });
+}
+
+/**
+ * Streams into the blob store behind the committed bytes. Throws with the row as it was, still claimed: what the blob store
+ * throws, for {@link appendFault}, or a Fault.
+ */
+export async function appendStream(
+  { blobs }: RegistryContext,
+  claimed: Claim,
+  source: Readable,
+  options: AppendOptions,
+): Promise<{ size: number; sha256: string }> {
+  const room = LIMITS.layerBytesMax - claimed.size;
+  const stored = await blobs.append(claimed.storageKey, claimed.size, source, {
+    maxBytes: Math.min(options.length ?? room, room),
+    signal: options.signal,
+  });
+  const length = stored.size - claimed.size;
+  if (options.length !== undefined && length !== options.length) {
+    throw new Fault('SizeInvalid', `Received ${length} bytes instead of ${options.length}`);
+  }
+  return stored;
+}
+
+/** What an error of the blob store means to the client of an upload whose committed size is `size`. */
+export function appendFault(
+  error: unknown,
+  upload: UploadName,
+  size: number,
+  length: number | undefined,
+): unknown {
+  if (error instanceof ByteLimitError) {
+    return length !== undefined && length <= LIMITS.layerBytesMax - size
+      ? new Fault('SizeInvalid', `Received more than ${length} bytes`)
+      : new Fault(
+          'LimitExceededException',
+          `The layer exceeds the maximum allowed size which is '${LIMITS.layerBytesMax}' bytes`,
+        );
+  }
+  // A writer whose claim ran out is still at it.
+  if (error instanceof UploadBusyError) return busy(size);
+  // The upload ended meanwhile, and its bytes with it; or it was being closed with more bytes than the row knows.
+  if (error instanceof BlobNotFoundError || error instanceof BlobSealedError) {
+    return uploadNotFound(upload.id, upload.repositoryName, upload.account);
+  }
+  return keyFault(error);
+}
+
+function busy(size: number): Fault {
+  return new Fault('InvalidLayerPartException', 'Another request is writing to the upload', {
+    lastValidByteReceived: size - 1,
+  });
+}
+
+/**
+ * Runs `work` under a claim, renewing it. `work` gives the claim up by committing; when it throws, it is given up here.
+ * Its signal aborts when the claim is lost, so that two writers do not meet.
+ */
+export async function whileHolding<T>(
+  { store, clock }: RegistryContext,
+  upload: UploadName,
+  writer: string,
+  signal: AbortSignal | undefined,
+  work: (signal: AbortSignal) => Promise<T>,
+): Promise<T> {
+  const lost = new AbortController();
+  const renew = async (): Promise<void> => {
+    const writerUntil = clock() + LIMITS.uploadWriterMs;
+    const held = await store.transact('upload.hold', { upload, writer, writerUntil });
+    if (!held) lost.abort(uploadNotFound(upload.id, upload.repositoryName, upload.account));
+  };
+  // WHY the error is passed over: the next renewal may succeed, and the commit checks the claim in any case.
+  const timer = setInterval(() => void renew().catch(ignore), LIMITS.uploadWriterMs / 3);
+  timer.unref();
+  try {
+    return await work(signal === undefined ? lost.signal : AbortSignal.any([signal, lost.signal]));
+  } catch (error) {
+    // WHY the outcome is passed over: the first error is what went wrong, and the claim runs out by itself.
+    await store.transact('upload.hold', { upload, writer, writerUntil: null }).catch(ignore);
+    throw error;
+  } finally {
+    clearInterval(timer);
+  }
+}
