@@ -8,6 +8,7 @@ import { createFileBlobStore } from './blobs/blobs.ts';
 import type { Config } from './config.ts';
 import { isRegionName } from './domain/names.ts';
 import { createDownloads, createEcrOperations, type RegistryUri } from './ecr/ecr.ts';
+import { createEvents, createEventsDoor } from './events/events.ts';
 import type { Exchange } from './http/http.ts';
 import {
   bootstrap,
@@ -18,6 +19,7 @@ import {
   type Credentials,
   type Principal,
 } from './identity/identity.ts';
+import { createJobRunner, observeCommits } from './jobs/jobs.ts';
 import { openKeyRing, type KeyRing } from './lib/keyring.ts';
 import { LIMITS } from './lib/limits.ts';
 import type { Logger } from './lib/log.ts';
@@ -53,12 +55,35 @@ export interface Berth {
 export async function start(config: Config, surroundings: Surroundings): Promise<Berth> {
   const { clock, log } = surroundings;
   const ring = await openKeyRing(join(config.data, 'keys'));
-  const store = await openStore(config);
+  const committed: (() => void)[] = [];
+  const store = observeCommits(await openStore(config), () => {
+    for (const wake of committed) wake();
+  });
   try {
     const firstCredentials = await openAccount(config, store, ring, surroundings);
     const blobs = await createFileBlobStore({ directory: join(config.data, 'blobs'), keys: ring });
     const identity = createIdentity({ store, keys: ring });
-    const registry = createRegistry({ store, blobs, clock, ...timesOf(config) });
+    const registry = createRegistry({
+      store,
+      blobs,
+      clock,
+      pullEvents: config.pullEvents,
+      ...timesOf(config),
+    });
+    const events = createEvents({
+      store,
+      clock,
+      log,
+      webhooks: config.webhooks,
+      form: config.webhookForm,
+      secret: config.webhookSecret,
+      retentionMs: config.eventRetentionMs,
+    });
+    const jobs = createJobRunner({ store, clock, log, handlers: events.handlers });
+    committed.push(
+      () => events.wake(),
+      () => jobs.wake(),
+    );
     const listening = { port: config.port };
     const downloads = createDownloads({ registry, key: ring.derive('layer downloads'), clock });
     const uri = createRegistryUri(config, listening);
@@ -69,6 +94,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       );
     };
     const acceptsRegion = acceptedRegions(config);
+    const verify = createVerifier({ keys: identity, clock, acceptsRegion, onKeyUse: identity.recordKeyUse });
     const doors: Doors = {
       oci: createOciDoor({ registry, identity, clock, isRegion: acceptsRegion, onError }),
       download: downloads.serve,
@@ -76,11 +102,18 @@ export async function start(config: Config, surroundings: Surroundings): Promise
         ecr: createEcrOperations({ store, registry, identity, ring, downloads, uri }),
         iam: iamOperations({ store, keys: ring, identity }),
         sts: stsOperations({ store }),
-        verify: createVerifier({ keys: identity, clock, acceptsRegion, onKeyUse: identity.recordKeyUse }),
+        verify,
         authorize: (context, checks) => identity.authorize(context.caller, checks, context),
         describeCaller: (principal) => principal.caller.arn,
         anonymous: { caller: anonymousOf(config), region: config.region },
         clock,
+        onError,
+      }),
+      events: createEventsDoor<Principal>({
+        events,
+        verify,
+        authorize: (caller, checks, facts) => identity.authorize(caller, checks, facts),
+        describeCaller: (principal) => principal.caller.arn,
         onError,
       }),
       ready: async () => {
@@ -96,6 +129,8 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       onError,
     });
     listening.port = server.port;
+    events.start();
+    await jobs.start();
     const maintenance = runMaintenance(config, { log, registry, identity });
     const { host, endpoint } = uri(config.account, config.region);
     return {
@@ -105,8 +140,10 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       firstCredentials,
       registry,
       async stop() {
+        await events.stop();
         await server.drain();
         await maintenance.stop();
+        await jobs.stop();
         await registry.close();
         await identity.flush();
         await blobs.close();

@@ -46,6 +46,16 @@ const duration = (fallback: number, help: string): Setting<number> => ({
   read: whole(0, Number.MAX_SAFE_INTEGER),
 });
 
+/** http and https URLs; credentials in them would end in no request, and fragments mean nothing. */
+function readWebhooks(value: string): readonly string[] | undefined {
+  const urls = value.split(',').flatMap((url) => url.trim() || []);
+  const isGood = (text: string): boolean => {
+    const url = URL.parse(text);
+    return url !== null && /^https?:$/.test(url.protocol) && url.username === '' && url.password === '';
+  };
+  return urls.every(isGood) ? [...new Set(urls)] : undefined;
+}
+
 /** Keys as in the YAML file; the flag is `--key`, the environment variable `BERTH_KEY` with underscores. */
 export const SETTINGS = {
   data: { help: 'directory of database, blobs and keys', value: 'directory', fallback: '', read: text },
@@ -118,6 +128,27 @@ export const SETTINGS = {
     secret: true,
     read: (value) => (value === '' || value.length >= 16 ? value : undefined),
   } satisfies Setting<string>,
+  webhooks: {
+    help: 'URLs that events are posted to, separated by commas',
+    value: 'urls',
+    fallback: '',
+    read: readWebhooks,
+  } satisfies Setting<readonly string[]>,
+  'webhook-form': {
+    help: 'eventbridge or cloudevents',
+    value: 'form',
+    fallback: 'eventbridge',
+    read: (value) => (['eventbridge', 'cloudevents'] as const).find((form) => form === value),
+  } satisfies Setting<'eventbridge' | 'cloudevents'>,
+  'webhook-secret': {
+    help: 'key of the signatures of events, at least 16 characters',
+    value: 'secret',
+    fallback: '',
+    secret: true,
+    read: (value) => (value === '' || value.length >= 16 ? value : undefined),
+  } satisfies Setting<string>,
+  'pull-events': { help: 'send events of pulls as well, which ECR does not', fallback: 'false', read: flag },
+  'event-retention-ms': duration(LIMITS.eventRetentionMs, 'how long events and dead letters are kept'),
   'gc-interval-ms': duration(60_000, 'time between rounds of garbage collection'),
   'upload-idle-ms': duration(LIMITS.uploadIdleMs, 'an unfinished upload expires after this silence'),
   'blob-lease-ms': duration(LIMITS.blobLeaseMs, 'how long content stays that no image refers to'),

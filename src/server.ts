@@ -18,6 +18,8 @@ export interface Doors {
   readonly aws: Door;
   /** presigned layer downloads, below {@link DOWNLOAD_PREFIX} */
   readonly download: Door;
+  /** `/events` and everything under it */
+  readonly events: Door;
   /** resolves when the server can work (database reachable), rejects when not */
   readonly ready: () => Promise<void>;
 }
@@ -118,6 +120,7 @@ function chooseDoor(exchange: Exchange, doors: Doors): Door {
   const { path, method } = exchange;
   if (path.startsWith('/v2/') || path === '/v2') return doors.oci;
   if (path.startsWith(DOWNLOAD_PREFIX)) return doors.download;
+  if (path === '/events' || path.startsWith('/events/')) return doors.events;
   if (path === '/healthz' && isRead(method)) return answerHealth;
   if (path === '/readyz' && isRead(method)) return (it) => answerReady(it, doors.ready);
   if (method === 'POST' || (method === 'GET' && isSignedOrAction(exchange))) return doors.aws;

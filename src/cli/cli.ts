@@ -64,6 +64,26 @@ function createProgram(surroundings: Surroundings): Command {
         flags['client'] as 'docker' | 'podman' | undefined,
       );
     });
+  withSettings(program.command('events').description('print, follow and replay events'), CLIENT_KEYS)
+    .option('--follow', 'go on with what happens')
+    .option('--from <id>', 'begin after this event')
+    .addOption(new Option('--dead', 'list what webhooks did not accept').conflicts(['follow', 'from']))
+    .addOption(
+      new Option('--replay <id>', 'deliver a dead letter again, or "all"').conflicts([
+        'follow',
+        'from',
+        'dead',
+      ]),
+    )
+    .action(async (flags: Flags) => {
+      const { events } = await import('./events.ts');
+      await events(configOf(flags, surroundings), surroundings, {
+        follow: flags['follow'] === true,
+        from: flags['from'] as string | undefined,
+        dead: flags['dead'] === true,
+        replay: flags['replay'] as string | undefined,
+      });
+    });
   program
     .command('version')
     .description('print the version')

@@ -63,7 +63,8 @@ async function getAuthorization(config: Config, env: NodeJS.ProcessEnv): Promise
   return authorization;
 }
 
-function credentialsOf(env: NodeJS.ProcessEnv): Credentials | undefined {
+/** The credentials of AWS's environment variables. */
+export function credentialsOf(env: NodeJS.ProcessEnv): Credentials | undefined {
   const accessKeyId = env['AWS_ACCESS_KEY_ID'];
   const secretAccessKey = env['AWS_SECRET_ACCESS_KEY'];
   if (!accessKeyId || !secretAccessKey) return undefined;

@@ -33,7 +33,7 @@ export interface EventsDoorOptions<Caller extends { readonly account: string }> 
   readonly verify: Verify<Caller>;
   /** @throws Fault AccessDeniedException */
   readonly authorize: (caller: Caller, checks: readonly AccessCheck[], facts: Facts) => Promise<void>;
-  readonly describeCaller: (caller: Caller) => string;
+  readonly describeCaller: (caller: Caller) => NonNullable<Exchange['principal']>;
   /** hears of defects */
   readonly onError: (error: unknown, exchange: Exchange) => void;
 }

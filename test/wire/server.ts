@@ -87,7 +87,7 @@ export async function startWireServer(options: { readonly idleMs?: number } = {}
     ...options,
   });
   const server = await startServer({
-    doors: { oci, aws: refuse, download: refuse, ready: refuse },
+    doors: { oci, aws: refuse, download: refuse, events: refuse, ready: refuse },
     host: '127.0.0.1',
     port: 0,
     onDone: () => undefined,
