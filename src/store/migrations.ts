@@ -35,7 +35,12 @@ const WORDS = {
 type Words = (typeof WORDS)[Engine];
 
 /** One entry a version; an entry that was released is never edited. */
-const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [createTables, createJobsAndEvents, createAliases];
+const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [
+  createTables,
+  createJobsAndEvents,
+  createAliases,
+  createLifecycle,
+];
 
 function createTables({ text, int, bytes, keyed, wide }: Words): readonly string[] {
   return [
@@ -277,6 +282,41 @@ function createAliases({ text, int, keyed }: Words): readonly string[] {
     ...aliasTable('image_alias', 'image'),
     `alter table tag add column alias ${text}`,
     `alter table upload add column contested ${int} not null default 0`,
+  ];
+}
+
+function createLifecycle({ text, int, keyed, wide }: Words): readonly string[] {
+  return [
+    // WHY null for what is usual: behind the manifest a null is read without walking the manifest's overflow pages.
+    `alter table image add column status ${text}`,
+    `alter table image add column archived_at ${int}`,
+    `alter table image add column activated_at ${int}`,
+    `create index image_stored on image (repository_id, status, pushed_at desc, digest) where status is not null`,
+    `create table lifecycle_policy (
+      repository_id ${text} not null primary key references repository on delete cascade,
+      policy ${text} not null,
+      evaluated_at ${int})${wide}`,
+    `create table lifecycle_preview (
+      repository_id ${text} not null primary key references repository on delete cascade,
+      preview ${text} not null,
+      policy ${text} not null,
+      status ${text} not null,
+      started_at ${int} not null,
+      completed_at ${int},
+      expiring ${int} not null,
+      transitioning ${int} not null)${wide}`,
+    `create table lifecycle_preview_image (
+      repository_id ${text} not null references repository on delete cascade,
+      preview ${text} not null,
+      place ${int} not null,
+      digest ${text} not null,
+      tags ${text} not null,
+      pushed_at ${int} not null,
+      action ${text} not null,
+      rule_priority ${int} not null,
+      storage_class ${text} not null,
+      primary key (repository_id, preview, place))${keyed}`,
+    `create index lifecycle_preview_image_digest on lifecycle_preview_image (repository_id, preview, digest)`,
   ];
 }
 

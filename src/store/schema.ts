@@ -32,6 +32,9 @@ export interface Schema {
   job: JobTable;
   event: EventTable;
   event_delivery: EventDeliveryTable;
+  lifecycle_policy: LifecyclePolicyTable;
+  lifecycle_preview: LifecyclePreviewTable;
+  lifecycle_preview_image: LifecyclePreviewImageTable;
 }
 
 interface AccountTable {
@@ -206,6 +209,10 @@ interface ImageTable {
   size: number;
   pushed_at: number;
   last_pulled_at: number | null;
+  /** null while it is active. Index (repository_id, status, pushed_at, digest) of those that are not. */
+  status: 'ARCHIVED' | 'ACTIVATING' | null;
+  archived_at: number | null;
+  activated_at: number | null;
 }
 
 /** Content a manifest needs: its config, layers and blobs. FK (repository_id, blob_digest) → repository_blob RESTRICT. */
@@ -330,4 +337,44 @@ interface EventDeliveryTable {
   error: string | null;
   /** a dead letter: given up until it is replayed */
   died_at: number | null;
+}
+
+interface LifecyclePolicyTable {
+  /** PK, FK → repository CASCADE */
+  repository_id: string;
+  /** as formatted for return */
+  policy: string;
+  /** when its last run ended; null before the first */
+  evaluated_at: number | null;
+}
+
+/** The newest preview of a repository. */
+interface LifecyclePreviewTable {
+  /** PK, FK → repository CASCADE */
+  repository_id: string;
+  /** which one it is: images of others are left over */
+  preview: string;
+  /** as the client sent it, or the policy of the repository */
+  policy: string;
+  status: 'IN_PROGRESS' | 'COMPLETE' | 'EXPIRED' | 'FAILED';
+  started_at: number;
+  completed_at: number | null;
+  /** images that would be expired and archived */
+  expiring: number;
+  transitioning: number;
+}
+
+/** What a preview found, in the order a run would act. */
+interface LifecyclePreviewImageTable {
+  /** PK (repository_id, preview, place), FK repository_id → repository CASCADE; index (repository_id, preview, digest) */
+  repository_id: string;
+  preview: string;
+  place: number;
+  digest: string;
+  /** JSON array */
+  tags: string;
+  pushed_at: number;
+  action: 'EXPIRE' | 'TRANSITION';
+  rule_priority: number;
+  storage_class: 'STANDARD' | 'ARCHIVE';
 }
