@@ -9,7 +9,6 @@ import type { Config } from './config.ts';
 import { isRegionName } from './domain/names.ts';
 import { createDownloads, createEcrOperations, type RegistryUri } from './ecr/ecr.ts';
 import { createEvents, createEventsDoor } from './events/events.ts';
-import type { Exchange } from './http/http.ts';
 import {
   bootstrap,
   createIdentity,
@@ -23,9 +22,10 @@ import { createJobRunner, observeCommits } from './jobs/jobs.ts';
 import { openKeyRing, type KeyRing } from './lib/keyring.ts';
 import { LIMITS } from './lib/limits.ts';
 import type { Logger } from './lib/log.ts';
+import { openObservation, type Observation } from './observation.ts';
 import { createOciDoor } from './oci/oci.ts';
 import { createAwsDoor, createVerifier } from './protocol/protocol.ts';
-import { createRegistry, type Registry } from './registry/registry.ts';
+import { createRegistry, type GarbageReport, type Registry } from './registry/registry.ts';
 import { startServer, type Doors } from './server.ts';
 import { openPostgresStore, openSqliteStore, type Store } from './store/store.ts';
 
@@ -56,9 +56,16 @@ export async function start(config: Config, surroundings: Surroundings): Promise
   const { clock, log } = surroundings;
   const ring = await openKeyRing(join(config.data, 'keys'));
   const committed: (() => void)[] = [];
-  const store = observeCommits(await openStore(config), () => {
-    for (const wake of committed) wake();
+  const observation = await openObservation({ config, log, clock });
+  const opened = await openStore(config).catch(async (error: unknown) => {
+    await observation.close();
+    throw error;
   });
+  const store = observation.observeStore(
+    observeCommits(opened, () => {
+      for (const wake of committed) wake();
+    }),
+  );
   try {
     const firstCredentials = await openAccount(config, store, ring, surroundings);
     const blobs = await createFileBlobStore({ directory: join(config.data, 'blobs'), keys: ring });
@@ -87,12 +94,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
     const listening = { port: config.port };
     const downloads = createDownloads({ registry, key: ring.derive('layer downloads'), clock });
     const uri = createRegistryUri(config, listening);
-    const onError = (error: unknown, exchange: Exchange): void => {
-      log.error(
-        { err: error, requestId: exchange.requestId, method: exchange.method, path: exchange.path },
-        'defect',
-      );
-    };
+    const { onError } = observation;
     const acceptsRegion = acceptedRegions(config);
     const verify = createVerifier({ keys: identity, clock, acceptsRegion, onKeyUse: identity.recordKeyUse });
     const doors: Doors = {
@@ -104,7 +106,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
         sts: stsOperations({ store }),
         verify,
         authorize: (context, checks) => identity.authorize(context.caller, checks, context),
-        describeCaller: (principal) => principal.caller.arn,
+        describeCaller: (principal) => principal,
         anonymous: { caller: anonymousOf(config), region: config.region },
         clock,
         onError,
@@ -113,9 +115,10 @@ export async function start(config: Config, surroundings: Surroundings): Promise
         events,
         verify,
         authorize: (caller, checks, facts) => identity.authorize(caller, checks, facts),
-        describeCaller: (principal) => principal.caller.arn,
+        describeCaller: (principal) => principal,
         onError,
       }),
+      metrics: observation.metricsDoor,
       ready: async () => {
         await store.read.selectFrom('account').select('id').limit(1).execute();
       },
@@ -125,13 +128,14 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       host: config.host,
       port: config.port,
       tls: surroundings.tls,
-      onDone: (exchange, durationMs) => logRequest(log, exchange, durationMs),
+      onDone: observation.onDone,
       onError,
     });
     listening.port = server.port;
+    observation.watch({ store, server });
     events.start();
     await jobs.start();
-    const maintenance = runMaintenance(config, { log, registry, identity });
+    const maintenance = runMaintenance(config, { log, registry, identity, observation });
     const { host, endpoint } = uri(config.account, config.region);
     return {
       endpoint: config.registryHost === 'localhost:{port}' ? endpoint : endpointOf(config, server.port),
@@ -147,10 +151,12 @@ export async function start(config: Config, surroundings: Surroundings): Promise
         await registry.close();
         await identity.flush();
         await blobs.close();
+        await observation.close();
         await store.close();
       },
     };
   } catch (error) {
+    await observation.close();
     await store.close();
     throw error;
   }
@@ -228,21 +234,6 @@ function anonymousOf(config: Config): Principal {
   };
 }
 
-function logRequest(log: Logger, exchange: Exchange, durationMs: number): void {
-  if (!log.isLevelEnabled('info')) return;
-  log.info({
-    requestId: exchange.requestId,
-    method: exchange.method,
-    path: exchange.path,
-    status: exchange.response.statusCode,
-    complete: exchange.response.writableFinished,
-    action: exchange.action,
-    principal: exchange.principal,
-    sourceIp: exchange.sourceIp,
-    ms: Math.round(durationMs * 10) / 10,
-  });
-}
-
 interface Flushed {
   flush(): Promise<void>;
 }
@@ -250,7 +241,12 @@ interface Flushed {
 /** Rounds of garbage collection and of writing what is batched, one after another, until stopped. */
 function runMaintenance(
   config: Config,
-  { log, registry, identity }: { log: Logger; registry: Registry; identity: Flushed },
+  {
+    log,
+    registry,
+    identity,
+    observation,
+  }: { log: Logger; registry: Registry; identity: Flushed; observation: Observation },
 ): { stop(): Promise<void> } {
   const stopping = new AbortController();
   let orphansAt = 0;
@@ -260,7 +256,14 @@ function runMaintenance(
     const orphans = performance.now() >= orphansAt;
     // WHY: looking for orphans lists the whole blob store, so it is done once per age an orphan must have.
     if (orphans) orphansAt = performance.now() + Math.min(config.orphanAgeMs, LIMITS.orphanAgeMs);
-    const report = await registry.collectGarbage({ orphans });
+    const began = performance.now();
+    const collected = (report?: GarbageReport): void =>
+      observation.garbageCollected(report, performance.now() - began);
+    const report = await registry.collectGarbage({ orphans }).catch((error: unknown) => {
+      collected();
+      throw error;
+    });
+    collected(report);
     if (Object.values(report).some((count) => count > 0)) log.info(report, 'garbage collected');
   };
   const loop = async (): Promise<void> => {

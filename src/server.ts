@@ -22,6 +22,8 @@ export interface Doors {
   readonly events: Door;
   /** resolves when the server can work (database reachable), rejects when not */
   readonly ready: () => Promise<void>;
+  /** `/metrics`; absent when there are none */
+  readonly metrics?: Door | undefined;
 }
 
 export interface ServerOptions {
@@ -37,24 +39,45 @@ export interface ServerOptions {
 
 export interface RunningServer {
   readonly port: number;
-  /** Stops listening, lets requests in flight end (none is cut), closes idle connections, and resolves. */
+  /** requests that were begun and not answered to their end */
+  readonly inFlight: number;
+  readonly connections: number;
+  /**
+   * Stops listening, lets requests in flight end (none is cut), closes connections that have none, and resolves. A
+   * connection whose next request is only beginning to arrive is given {@link STRAGGLER_MS}.
+   */
   drain(): Promise<void>;
 }
 
 export const DOWNLOAD_PREFIX = '/blob-download/';
 
+/** How long a connection without a request stays open while draining. */
+const STRAGGLER_MS = 500;
+
+/** What one listener keeps track of. */
+interface Traffic {
+  draining: boolean;
+  /** answers under way */
+  readonly answers: Set<ServerResponse>;
+  readonly sockets: Set<Socket>;
+}
+
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const state = { draining: false };
+  const traffic: Traffic = { draining: false, answers: new Set(), sockets: new Set() };
   const listener = (request: IncomingMessage, response: ServerResponse): void => {
     // WHY: without this a client could keep its connection, and so the drain, alive for ever.
-    if (state.draining) response.shouldKeepAlive = false;
-    void serve(request, response, options);
+    if (traffic.draining) response.shouldKeepAlive = false;
+    void serve(request, response, options, traffic);
   };
   const server =
     options.tls === undefined
       ? createServer(listener)
       : createTlsServer({ ...options.tls, minVersion: 'TLSv1.2', ALPNProtocols: ['http/1.1'] }, listener);
   tune(server);
+  server.on(options.tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
+    traffic.sockets.add(socket);
+    socket.once('close', () => traffic.sockets.delete(socket));
+  });
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(options.port, options.host, () => {
@@ -64,13 +87,33 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   });
   return {
     port: (server.address() as AddressInfo).port,
-    drain: () =>
-      new Promise((resolve) => {
-        state.draining = true;
-        server.close(() => resolve());
-        server.closeIdleConnections();
-      }),
+    get inFlight() {
+      return traffic.answers.size;
+    },
+    get connections() {
+      return traffic.sockets.size;
+    },
+    drain: () => drain(server, traffic),
   };
+}
+
+async function drain(server: Server, traffic: Traffic): Promise<void> {
+  traffic.draining = true;
+  for (const answer of traffic.answers) if (!answer.headersSent) answer.shouldKeepAlive = false;
+  const closed = new Promise<void>((resolve) => void server.close(() => resolve()));
+  server.closeIdleConnections();
+  // WHY: node:http counts a connection that never sent a request as busy, and one whose answer had promised to keep it
+  // alive stays open; either would hold up the drain for as long as its client likes.
+  const waiting = new Set<Socket>();
+  const timer = setInterval(() => {
+    const busy = new Set([...traffic.answers].map((answer) => answer.req.socket));
+    for (const socket of traffic.sockets) {
+      if (busy.has(socket)) waiting.delete(socket);
+      else if (waiting.has(socket)) socket.destroy();
+      else waiting.add(socket);
+    }
+  }, STRAGGLER_MS / 2);
+  await closed.finally(() => clearInterval(timer));
 }
 
 /** Limits of the listener (registry-protocol.md §4.5): layers upload for longer than any whole-request timeout. */
@@ -83,30 +126,40 @@ function tune(server: Server): void {
       socket.destroy();
       return;
     }
-    const status =
-      error.code === 'HPE_HEADER_OVERFLOW' ? '431 Request Header Fields Too Large' : '400 Bad Request';
+    const status = HEAD_REFUSALS[error.code ?? ''] ?? '400 Bad Request';
     socket.end(`HTTP/1.1 ${status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n`);
   });
 }
+
+const HEAD_REFUSALS: Readonly<Record<string, string>> = {
+  HPE_HEADER_OVERFLOW: '431 Request Header Fields Too Large',
+  ERR_HTTP_REQUEST_TIMEOUT: '408 Request Timeout',
+};
 
 async function serve(
   request: IncomingMessage,
   response: ServerResponse,
   options: ServerOptions,
+  traffic: Traffic,
 ): Promise<void> {
   const started = performance.now();
   const exchange = new Exchange(request, response, {
     requestId: randomUUID(),
     secure: options.tls !== undefined,
   });
-  response.once('close', () => options.onDone(exchange, performance.now() - started));
+  traffic.answers.add(response);
+  response.once('close', () => {
+    traffic.answers.delete(response);
+    options.onDone(exchange, performance.now() - started);
+  });
   // WHY: an 'error' on a request or answer without a listener would end the process; the doors see the close.
   request.on('error', () => {});
   response.on('error', () => {});
   try {
-    await chooseDoor(exchange, options.doors)(exchange);
+    await chooseDoor(exchange, options.doors, traffic)(exchange);
   } catch (error) {
     options.onError(error, exchange);
+    exchange.noteFault('ServerException', 'Internal error');
     exchange.send(
       500,
       { 'Content-Type': 'text/plain', 'x-amzn-RequestId': exchange.requestId },
@@ -116,15 +169,24 @@ async function serve(
   }
 }
 
-function chooseDoor(exchange: Exchange, doors: Doors): Door {
+function chooseDoor(exchange: Exchange, doors: Doors, traffic: Traffic): Door {
   const { path, method } = exchange;
-  if (path.startsWith('/v2/') || path === '/v2') return doors.oci;
-  if (path.startsWith(DOWNLOAD_PREFIX)) return doors.download;
-  if (path === '/events' || path.startsWith('/events/')) return doors.events;
-  if (path === '/healthz' && isRead(method)) return answerHealth;
-  if (path === '/readyz' && isRead(method)) return (it) => answerReady(it, doors.ready);
-  if (method === 'POST' || (method === 'GET' && isSignedOrAction(exchange))) return doors.aws;
+  if (path.startsWith('/v2/') || path === '/v2') return enter(exchange, 'oci', doors.oci);
+  if (path.startsWith(DOWNLOAD_PREFIX)) return enter(exchange, 'download', doors.download);
+  if (path === '/events' || path.startsWith('/events/')) return enter(exchange, 'events', doors.events);
+  if (isRead(method)) {
+    if (path === '/healthz') return enter(exchange, 'probe', answerHealth);
+    if (path === '/readyz') return enter(exchange, 'probe', (it) => answerReady(it, doors.ready, traffic));
+    if (path === '/metrics' && doors.metrics !== undefined) return enter(exchange, 'probe', doors.metrics);
+  }
+  if (method === 'POST' || (method === 'GET' && isSignedOrAction(exchange)))
+    return enter(exchange, 'aws', doors.aws);
   return answerUnknown;
+}
+
+function enter(exchange: Exchange, name: string, door: Door): Door {
+  exchange.door = name;
+  return door;
 }
 
 function isRead(method: string): boolean {
@@ -142,15 +204,20 @@ async function answerHealth(exchange: Exchange): Promise<void> {
   exchange.send(200, { 'Content-Type': 'text/plain' }, 'ok\n');
 }
 
-async function answerReady(exchange: Exchange, ready: () => Promise<void>): Promise<void> {
+async function answerReady(
+  exchange: Exchange,
+  ready: () => Promise<void>,
+  { draining }: Traffic,
+): Promise<void> {
   try {
+    if (draining) throw new Error('draining');
     await ready();
     exchange.send(200, { 'Content-Type': 'text/plain' }, 'ok\n');
   } catch {
     exchange.send(
       503,
       { 'Content-Type': 'text/plain', 'Retry-After': '1' },
-      'the database does not answer\n',
+      draining ? 'the server is stopping\n' : 'the database does not answer\n',
     );
   }
 }

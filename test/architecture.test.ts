@@ -26,6 +26,7 @@ const LEVELS: Readonly<Record<string, number>> = {
   oci: 5,
   'server.ts': 6,
   'config.ts': 6,
+  'observation.ts': 7,
   'compose.ts': 7,
   cli: 8,
   'main.ts': 9,
@@ -50,6 +51,7 @@ const PACKAGES: Readonly<Record<string, readonly string[]>> = {
   kysely: ['store/'],
   pg: ['store/'],
   pino: ['lib/log.ts'],
+  'prom-client': ['lib/metrics.ts'],
   commander: ['cli/'],
   yaml: ['config.ts'],
 };

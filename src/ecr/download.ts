@@ -8,6 +8,7 @@ import type { BlobReader } from '../blobs/blobs.ts';
 import { KeyUnavailableError } from '../lib/keyring.ts';
 import { LIMITS } from '../lib/limits.ts';
 import { Fault } from '../domain/faults.ts';
+import { repositoryArn } from '../domain/names.ts';
 import type { Registry, Repository } from '../registry/registry.ts';
 
 /** Where the server sends requests to `serve`. */
@@ -64,13 +65,22 @@ export function createDownloads({ registry, key, clock }: DownloadOptions): Down
       return `${origin}${DOWNLOAD_PATH}${payload}.${sign(payload).toString('base64url')}`;
     },
     async serve(exchange) {
-      exchange.action = 'GetLayer';
+      exchange.action = 'ecr:GetLayer';
       if (exchange.method !== 'GET' && exchange.method !== 'HEAD') {
         const method = 'The specified method is not allowed against this resource.';
         refuse(exchange, [405, 'MethodNotAllowed', method], { Allow: 'GET, HEAD' });
         return;
       }
       const grant = read(exchange.path.slice(DOWNLOAD_PATH.length));
+      if (grant !== undefined) {
+        exchange.region = grant.region;
+        exchange.resources = [repositoryArn(grant)];
+        exchange.parameters = {
+          registryId: grant.account,
+          repositoryName: grant.name,
+          layerDigest: grant.digest,
+        };
+      }
       if (grant === undefined) refuse(exchange, FORGED);
       else if (grant.expiresAt <= clock()) refuse(exchange, EXPIRED);
       else await sendLayer(registry, grant, exchange);
@@ -117,6 +127,7 @@ async function sendLayer(registry: Registry, grant: Grant, exchange: Exchange): 
   try {
     response.writeHead(status, headers);
     await reader.sendTo(response);
+    exchange.blobBytesOut = end - start;
     response.end();
   } catch {
     // The client left, or the stored bytes are damaged: either way less than announced was sent, so the connection ends.
@@ -147,6 +158,7 @@ function refuse(
   [status, code, message]: Refusal,
   headers: Record<string, string> = {},
 ): void {
+  exchange.noteFault(code, message);
   const body = `<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>${code}</Code><Message>${message}</Message></Error>`;
   exchange.send(status, { 'Content-Type': 'application/xml', ...headers }, body);
 }

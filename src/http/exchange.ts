@@ -1,4 +1,5 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
+import type { AuditedPrincipal } from '../lib/cloudtrail.ts';
 import { drain, DRAIN_LIMITS, type DrainLimits } from './drain.ts';
 
 export interface ExchangeOptions {
@@ -13,6 +14,8 @@ export interface ExchangeOptions {
  * and bytes in two buffers (writev), which costs several microseconds more.
  */
 const INLINE_BYTES_MAX = 16_384;
+
+const NOTHING: readonly string[] = [];
 
 function latin1Of(bytes: Uint8Array): string {
   return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1');
@@ -30,9 +33,21 @@ export class Exchange {
   readonly method: string;
   readonly path: string;
   readonly rawQuery: string;
-  /** Set by a door once it knows: the action performed and who asked. For logs and metrics only. */
+  // What follows is set by the server and the doors as they learn it, for logs, metrics and the audit log only.
+  /** `oci`, `aws`, `download`, `probe` or `none` */
+  door = 'none';
+  /** `service:Operation` */
   action: string | undefined;
-  principal: string | undefined;
+  principal: AuditedPrincipal | undefined;
+  region: string | undefined;
+  /** ARNs of what the action is on */
+  resources: readonly string[] = NOTHING;
+  /** in the words of the API, from which records leave out what is secret */
+  parameters: object | undefined;
+  faultCode: string | undefined;
+  faultMessage: string | undefined;
+  blobBytesIn = 0;
+  blobBytesOut = 0;
   readonly #drainLimits: DrainLimits | undefined;
   #query: URLSearchParams | undefined;
 
@@ -47,6 +62,12 @@ export class Exchange {
     const mark = target.indexOf('?');
     this.path = mark === -1 ? target : target.slice(0, mark);
     this.rawQuery = mark === -1 ? '' : target.slice(mark + 1);
+  }
+
+  /** Notes what the request was refused with. */
+  noteFault(code: string, message: string): void {
+    this.faultCode = code;
+    this.faultMessage = message;
   }
 
   get query(): URLSearchParams {

@@ -13,6 +13,9 @@ export const LIMITS = {
   tagsPerImageMax: 1000,
   imagesPerRepositoryMax: 100_000,
   repositoriesMax: 100_000,
+  /** Of one registry: principals whose pulls are not recorded, and creation templates (ecr-api.md §23). */
+  pullTimeExclusionsMax: 100,
+  creationTemplatesMax: 50,
   /** Resource tags of one repository (ecr-api.md §5). */
   resourceTagsMax: 50,
   /** Body of an AWS JSON request: a 4 MiB manifest escaped; UploadLayerPart is base64 of 20 MiB (ecr-api.md §1.1). */
@@ -60,6 +63,9 @@ export const LIMITS = {
   /** Longest wait of one request for events, and the most events of one answer. */
   eventWaitMs: 20_000,
   eventPageMax: 500,
+  /** The audit log: size of one file and how many are kept. */
+  auditFileBytesMax: 64 * 1_048_576,
+  auditFilesMax: 8,
   /** IAM quotas (iam-sts.md §6.8). */
   usersPerAccountMax: 5000,
   policiesPerAccountMax: 1500,

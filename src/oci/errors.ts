@@ -19,6 +19,7 @@ const SENTENCES: { readonly [code in FaultCode]?: string } = {
 
 /** Answers with a fault: `{"errors":[{"code","message","detail"?}]}`. `headers` are names and values alternating. */
 export function sendFault(exchange: Exchange, fault: Fault, headers: readonly string[] = []): void {
+  exchange.noteFault(fault.code, fault.message);
   const [code, status] = FAULTS[fault.code].oci;
   const error = {
     code,
@@ -46,6 +47,8 @@ export function sendFailure(
     if (error.code === 'ServerException') onError(error, exchange);
   } else if (!gone) onError(error, exchange);
   if (gone || response.headersSent) {
+    if (!gone)
+      exchange.noteFault(error instanceof Fault ? error.code : 'ServerException', 'The answer was cut.');
     response.destroy();
     return;
   }

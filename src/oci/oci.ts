@@ -5,13 +5,15 @@
 import { Fault, repositoryNotFound } from '../domain/faults.ts';
 import { repositoryArn } from '../domain/names.ts';
 import type { Exchange } from '../http/http.ts';
+import type { Principal, RequestFacts } from '../identity/identity.ts';
 import { challenge, readPassword } from './authenticate.ts';
 import { type OciServices, commonHeaders } from './call.ts';
+import { listRepositories } from './catalog.ts';
 import { routeUnknown, sendFailure, sendFault } from './errors.ts';
 import { LIMITS } from '../lib/limits.ts';
 import { parsePath, type RepositoryTarget } from './path.ts';
 import { type Method, type Route, ROUTES } from './routes.ts';
-import { resolveScope } from './scope.ts';
+import { resolveScope, type Scope } from './scope.ts';
 
 const NO_TAGS: ReadonlyMap<string, string> = new Map();
 
@@ -40,7 +42,7 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
   const now = services.clock();
   const token = await identity.openRegistryToken(password, now);
   const { principal } = token;
-  exchange.principal = principal.caller.arn;
+  exchange.principal = principal;
 
   const target = parsePath(exchange.path);
   if (target === undefined) throw routeUnknown();
@@ -51,12 +53,6 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
     services.isRegion,
   );
   if (target.kind === 'base') return answerBase(exchange);
-  if (target.kind === 'catalog') throw routeUnknown();
-  const route = findRoute(exchange, target);
-  if (route === undefined) return;
-
-  const address = { account: scope.account, region: scope.region, name: target.name };
-  const repository = await registry.findRepository(address);
   const facts = {
     requestId: exchange.requestId,
     region: scope.region,
@@ -65,10 +61,19 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
     secure: exchange.secure,
     userAgent: exchange.request.headers['user-agent'],
   };
+  if (target.kind === 'catalog') return await answerCatalog(services, exchange, principal, scope, facts);
+  const route = findRoute(exchange, target);
+  if (route === undefined) return;
+
+  const address = { account: scope.account, region: scope.region, name: target.name };
+  const repository = await registry.findRepository(address);
   // INVARIANT: the caller is judged before anything depends on whether the repository exists.
   const resource = repositoryArn(address);
   const actions = route.actions(exchange);
-  exchange.action = actions[0];
+  exchange.action = target.kind === 'referrers' ? 'ecr:ListImageReferrers' : actions.at(-1);
+  exchange.region = scope.region;
+  exchange.resources = [resource];
+  exchange.parameters = describeTarget(scope.account, target);
   await identity.authorize(
     principal,
     actions.map((action) => ({ action, resource })),
@@ -79,12 +84,56 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
   await route.run({ services, exchange, principal, facts, scope, repository }, target);
 }
 
+/** The target in the words of the ECR API, as CloudTrail shows the calls of a push or pull. */
+function describeTarget(registryId: string, target: RepositoryTarget): object {
+  const repositoryName = target.name;
+  switch (target.kind) {
+    case 'manifest': {
+      const { reference } = target;
+      const imageId = 'tag' in reference ? { imageTag: reference.tag } : { imageDigest: reference.digest };
+      return { registryId, repositoryName, imageIds: [imageId] };
+    }
+    case 'blob':
+      return { registryId, repositoryName, layerDigest: target.digest };
+    case 'referrers':
+      return { registryId, repositoryName, subjectId: { imageDigest: target.digest } };
+    case 'upload':
+      return { registryId, repositoryName, uploadId: target.id };
+    default:
+      return { registryId, repositoryName };
+  }
+}
+
 /** `GET /v2/`: a valid token is all it asks for; every `docker login` ends here. */
 function answerBase(exchange: Exchange): void {
+  // A name of our own: CloudTrail has none for this call.
+  exchange.action = 'ecr:VerifyAuthorizationToken';
   if (exchange.method !== 'GET' && exchange.method !== 'HEAD') return refuseMethod(exchange, ['GET', 'HEAD']);
   const headers = commonHeaders(exchange);
   headers.push('Content-Type', 'application/json');
   exchange.send(200, headers, '{}');
+}
+
+/** `GET /v2/_catalog`, for who may describe all repositories of the registry. */
+async function answerCatalog(
+  { registry, identity }: OciServices,
+  exchange: Exchange,
+  principal: Principal,
+  scope: Scope,
+  facts: RequestFacts,
+): Promise<void> {
+  if (exchange.method !== 'GET' && exchange.method !== 'HEAD') return refuseMethod(exchange, ['GET', 'HEAD']);
+  const check = {
+    action: 'ecr:DescribeRepositories',
+    resource: repositoryArn({ ...scope, name: '*' }),
+  };
+  exchange.action = check.action;
+  exchange.region = scope.region;
+  exchange.resources = [check.resource];
+  exchange.parameters = { registryId: scope.account };
+  const side = { account: scope.account, policy: undefined, tags: NO_TAGS };
+  await identity.authorize(principal, [check], facts, side);
+  await listRepositories(exchange, registry, scope);
 }
 
 /** The route of a method; when the target has none it is answered 405. */

@@ -174,9 +174,14 @@ async function receive<T>(
     );
   }
   const unwatch = watchReceiving(exchange.request, services.idleMs);
+  const { socket } = exchange.request;
+  const before = socket.bytesRead;
   try {
     return await take(exchange.request, { offset: range?.start, length });
   } finally {
+    // A chunked body is counted as it came: with its framing, without what arrived together with the head.
+    exchange.blobBytesIn =
+      exchange.request.complete && length !== undefined ? length : socket.bytesRead - before;
     unwatch();
   }
 }

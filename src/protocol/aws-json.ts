@@ -46,6 +46,7 @@ export function createJsonDoor<Caller>(
       exchange.send(200, answerHeaders(exchange, options, CONTENT_TYPE), body);
     } catch (error) {
       const fault = faultOf(error, exchange, options);
+      exchange.noteFault(fault.code, fault.message);
       const headers = answerHeaders(exchange, options, CONTENT_TYPE, fault);
       exchange.send(FAULTS[fault.code].aws, headers, renderFault(fault, compiled));
     }
@@ -67,12 +68,13 @@ async function answer<Caller>(
   const body = await readBody(exchange.request, bytesMax);
   const verified = await options.verify(signedRequest(exchange, body), options.service, 'json');
   exchange.principal = options.describeCaller(verified.caller);
+  exchange.region = verified.region;
   if (!isBuilt(entry)) throw notBuilt(name, entry);
 
   const input = shapes.input === undefined ? {} : parseJson(shapes.input, body);
   const broken = shapes.input && ecrFault(findViolations(shapes.input, input));
   if (broken) throw broken;
-  const output = await perform(entry, input, contextOf(exchange, verified), options);
+  const output = await perform(entry, input, exchange, contextOf(exchange, verified), options);
   return renderJson(shapes.output, output);
 }
 

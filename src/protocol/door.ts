@@ -2,6 +2,7 @@
 import type { OutgoingHttpHeaders } from 'node:http';
 import { Fault } from '../domain/faults.ts';
 import type { Exchange } from '../http/http.ts';
+import type { AuditedPrincipal } from '../lib/cloudtrail.ts';
 import type { ServiceModel } from '../model/service-model.ts';
 import type {
   AccessCheck,
@@ -21,8 +22,8 @@ export interface DoorOptions<Caller> {
   readonly authorize: (context: OperationContext<Caller>, checks: readonly AccessCheck[]) => Promise<void>;
   /** Hears of defects: everything thrown that is not a Fault. The client gets a plain server error. */
   readonly onError: (error: unknown, exchange: Exchange) => void;
-  /** The caller's ARN, for logs. */
-  readonly describeCaller: (caller: Caller) => string;
+  /** The caller as logs and the audit log know it. */
+  readonly describeCaller: (caller: Caller) => AuditedPrincipal;
 }
 
 /**
@@ -83,11 +84,14 @@ export function contextOf<Caller>(
 export async function perform<Caller>(
   operation: Operation<Caller, never>,
   input: Structure,
+  exchange: Exchange,
   context: OperationContext<Caller>,
   options: DoorOptions<Caller>,
 ): Promise<Structure | undefined> {
+  exchange.parameters = input;
   // INVARIANT: `input` was parsed and checked by the operation's own shape
   const checks = operation.access(input as never, context);
+  exchange.resources = [...new Set(checks.map(({ resource }) => resource))];
   if (checks.length > 0) await options.authorize(context, checks);
   return (await operation.run(input as never, context)) ?? undefined;
 }

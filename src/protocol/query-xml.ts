@@ -114,14 +114,15 @@ async function answer<Caller>(
   const who = shapes.unsigned
     ? { ...options.anonymous, now: options.clock() }
     : await options.verify(signedRequest(exchange, body), service.service, 'query');
-  if (!shapes.unsigned) exchange.principal = options.describeCaller(who.caller);
+  exchange.principal = options.describeCaller(who.caller);
+  exchange.region = who.region;
   if (!isBuilt(entry)) throw notBuilt(name, entry);
 
   const input = parseForm(shapes.input, form);
   const violations = shapes.input === undefined ? [] : findViolations(shapes.input, input);
   const broken = service.service === 'iam' ? iamFault(violations) : stsFault(violations);
   if (broken !== undefined) throw broken;
-  const output = await perform(entry, input, contextOf(exchange, who), options);
+  const output = await perform(entry, input, exchange, contextOf(exchange, who), options);
   return manner.json
     ? renderJsonAnswer(shapes, output, exchange.requestId)
     : renderAnswer(shapes, output, exchange.requestId, manner.namespace);
@@ -206,6 +207,7 @@ function sendError<Caller>(
   message: string,
   fault?: Fault,
 ): void {
+  exchange.noteFault(code, message);
   const type = status < 500 ? 'Sender' : 'Receiver';
   const requestId = exchange.requestId;
   const error =

@@ -111,7 +111,11 @@ export async function openEndpoint(options: EndpointOptions = {}): Promise<Endpo
       );
     },
     onError: (error) => errors.push(error),
-    describeCaller: (caller) => caller,
+    describeCaller: (arn) => ({
+      caller: { kind: 'user', account: '123456789012', arn, id: 'AIDEXAMPLE' },
+      accessKeyId: KEY.accessKeyId,
+      userName: 'tester',
+    }),
     anonymous: { caller: 'nobody', region: 'eu-west-1' },
     ecr: tableOf(ecrModel, options.ecr ?? {}),
     iam: tableOf(iamModel, options.iam ?? {}),

@@ -72,6 +72,8 @@ export {
   selectTags,
   tagsOfImages,
 } from './listings.ts';
+export { createTotals, prepareBacklogs } from './measures.ts';
+export type { Backlog, Totals, TotalsReader } from './measures.ts';
 export type { ExclusionFilter, RepositoryRecord, StoredRepository } from './repositories.ts';
 export { pageRepositories, prepareFindRepository, principalsExist, tooManyTags } from './repositories.ts';
 export { isForeignKeyViolation, isUniqueViolation } from './violations.ts';

@@ -1,0 +1,232 @@
+/**
+ * Audit records in CloudTrail's format (ecr-api.md §25.2), one JSON text per call. Made on the path of every request, so
+ * whatever repeats (who asks, with what program, on which resource, in which second) is rendered once and kept.
+ */
+import { randomUUID } from 'node:crypto';
+
+/** Who asked: what `userIdentity` needs. Identity's principals are such. */
+export interface AuditedPrincipal {
+  readonly caller: {
+    readonly kind: string;
+    readonly account: string;
+    readonly arn: string;
+    readonly id: string;
+    /** role sessions */
+    readonly roleArn?: string | undefined;
+    readonly roleId?: string | undefined;
+    /** services, and the providers of web identities */
+    readonly serviceName?: string | undefined;
+    readonly federatedProvider?: string | undefined;
+  };
+  readonly accessKeyId: string;
+  readonly userName: string | undefined;
+}
+
+/** A call that was answered: what a record says. `Exchange` is one. */
+export interface AuditedCall {
+  readonly requestId: string;
+  /** `service:Operation` */
+  readonly action: string | undefined;
+  /** `undefined` when the caller could not be authenticated */
+  readonly principal: AuditedPrincipal | undefined;
+  readonly region: string | undefined;
+  /** ARNs; `*` is left out */
+  readonly resources: readonly string[];
+  readonly parameters: object | undefined;
+  readonly faultCode: string | undefined;
+  readonly faultMessage: string | undefined;
+  readonly sourceIp: string;
+  /** A request header by its name in lower case. */
+  header(name: string): string | undefined;
+}
+
+export interface RecorderOptions {
+  /** epoch milliseconds */
+  readonly clock: () => number;
+  /** of calls that name none */
+  readonly account: string;
+  readonly region: string;
+}
+
+/** CloudTrail's own words for what it does not show. */
+const HIDDEN = 'HIDDEN_DUE_TO_SECURITY_REASONS';
+const SECRET_NAME = /secret|password|token|assertion/i;
+
+const TEXT_CHARACTERS_MAX = 16_384;
+const LIST_ITEMS_MAX = 100;
+const DEPTH_MAX = 6;
+const MESSAGE_CHARACTERS_MAX = 1024;
+const USER_AGENT_CHARACTERS_MAX = 256;
+const REMEMBERED_MAX = 1000;
+
+/** Faults of authentication: their sentences may repeat what the client sent as its credential. */
+const AUTHENTICATION =
+  /^(IncompleteSignature|InvalidSignature|SignatureDoesNotMatch|UnrecognizedClient|InvalidClientTokenId|ExpiredToken|MissingAuthenticationToken|InvalidRegistryToken|ExpiredRegistryToken)/;
+
+/** Operations that change nothing. */
+const READ_ONLY = /^(Get|List|Describe|Batch(Get|Check)|Check|Verify|Preview|Validate|Simulate|Generate)/;
+
+/**
+ * Makes the function that renders a call as one record without a line end. INVARIANT: no secret of a request comes in:
+ * bytes and members with secret names are hidden, and messages lose what they quote of credentials.
+ */
+export function createRecorder(options: RecorderOptions): (call: AuditedCall) => string {
+  const identities = new WeakMap<AuditedPrincipal, string>();
+  const events = new Map<string, { readonly head: string; readonly readOnly: boolean }>();
+  const agents = new Map<string, string>();
+  const resources = new Map<string, { readonly json: string; readonly account: string }>();
+  let second = -1;
+  let time = '';
+
+  const timeOf = (now: number): string => {
+    const current = Math.floor(now / 1000);
+    if (current !== second) {
+      second = current;
+      time = `${new Date(current * 1000).toISOString().slice(0, 19)}Z`;
+    }
+    return time;
+  };
+
+  const identityOf = (principal: AuditedPrincipal): string => {
+    let json = identities.get(principal);
+    if (json === undefined) {
+      json = JSON.stringify(userIdentity(principal));
+      identities.set(principal, json);
+    }
+    return json;
+  };
+
+  const resourceOf = (arn: string): { readonly json: string; readonly account: string } =>
+    remember(resources, arn, () => {
+      const [, , service, , account = '', name = ''] = arn.split(':');
+      const type = service === 'ecr' && name.startsWith('repository/') ? 'AWS::ECR::Repository' : undefined;
+      return { account, json: JSON.stringify({ accountId: account || undefined, type, ARN: arn }) };
+    });
+
+  return (call) => {
+    const { principal, faultCode } = call;
+    const event = remember(events, call.action ?? '', () => eventOf(call.action));
+    let account = '';
+    let named = '';
+    for (const arn of call.resources) {
+      if (arn === '*') continue;
+      const resource = resourceOf(arn);
+      account ||= resource.account;
+      named += named === '' ? resource.json : `,${resource.json}`;
+    }
+    if (!/^\d{12}$/.test(account)) account = ownAccount(principal) ?? options.account;
+    const agent = call.header('user-agent');
+    return (
+      `{"eventVersion":"1.11","userIdentity":${principal === undefined ? unknownIdentity(call) : identityOf(principal)}` +
+      `,"eventTime":"${timeOf(options.clock())}",${event.head},"awsRegion":${quote(call.region ?? options.region)}` +
+      `,"sourceIPAddress":"${call.sourceIp}"` +
+      (agent === undefined
+        ? ''
+        : `,"userAgent":${remember(agents, agent, () => quote(agent.slice(0, USER_AGENT_CHARACTERS_MAX)))}`) +
+      (faultCode === undefined
+        ? ''
+        : `,"errorCode":${quote(faultCode)},"errorMessage":${quote(safeMessage(faultCode, call.faultMessage ?? ''))}`) +
+      `,"requestParameters":${call.parameters === undefined ? 'null' : renderParameters(call.parameters, 0)}` +
+      `,"responseElements":null,"requestID":${quote(call.requestId)},"eventID":"${randomUUID()}"` +
+      `,"readOnly":${event.readOnly}${named === '' ? '' : `,"resources":[${named}]`}` +
+      `,"eventType":"AwsApiCall","managementEvent":true,"recipientAccountId":"${account}","eventCategory":"Management"}`
+    );
+  };
+}
+
+/** Looks up or makes; everything is forgotten when a stranger has filled the map. */
+function remember<Value>(map: Map<string, Value>, key: string, make: () => Value): Value {
+  let value = map.get(key);
+  if (value === undefined) {
+    value = make();
+    if (map.size >= REMEMBERED_MAX) map.clear();
+    map.set(key, value);
+  }
+  return value;
+}
+
+const PLAIN = /^[\w./:@+=,-]*$/;
+
+function quote(text: string): string {
+  return PLAIN.test(text) ? `"${text}"` : JSON.stringify(text);
+}
+
+function eventOf(action: string | undefined): { readonly head: string; readonly readOnly: boolean } {
+  const [service = 'ecr', name = 'UnknownOperation'] = (action ?? 'ecr:UnknownOperation').split(':');
+  return {
+    head: `"eventSource":"${service}.amazonaws.com","eventName":"${name}"`,
+    readOnly: READ_ONLY.test(name),
+  };
+}
+
+/** `userIdentity` of CloudTrail's user guide, by kind. */
+function userIdentity({ caller, accessKeyId, userName }: AuditedPrincipal): object {
+  const { kind, account: accountId, arn, id: principalId } = caller;
+  switch (kind) {
+    case 'root':
+      return { type: 'Root', principalId, arn, accountId, accessKeyId };
+    case 'user':
+      return { type: 'IAMUser', principalId, arn, accountId, accessKeyId, userName };
+    case 'role-session': {
+      const role = {
+        type: 'Role',
+        principalId: caller.roleId ?? principalId.split(':')[0],
+        arn: caller.roleArn,
+        accountId,
+        userName: caller.roleArn?.split('/').at(-1),
+      };
+      const sessionContext = { sessionIssuer: role };
+      return { type: 'AssumedRole', principalId, arn, accountId, accessKeyId, sessionContext };
+    }
+    case 'federated-user':
+      return { type: 'FederatedUser', principalId, arn, accountId, accessKeyId };
+    case 'service':
+      return { type: 'AWSService', invokedBy: caller.serviceName };
+    case 'web-identity':
+      return { type: 'WebIdentityUser', principalId, identityProvider: caller.federatedProvider };
+    default:
+      return { type: 'AWSAccount', principalId: '', accountId: 'ANONYMOUS_PRINCIPAL' };
+  }
+}
+
+/** Who it was is not known; which key was named may be. */
+function unknownIdentity(call: AuditedCall): string {
+  const key = /\bCredential=(\w{16,128})\//.exec(call.header('authorization') ?? '')?.[1];
+  return key === undefined ? '{"type":"Unknown"}' : `{"type":"Unknown","accessKeyId":"${key}"}`;
+}
+
+function ownAccount(principal: AuditedPrincipal | undefined): string | undefined {
+  const account = principal?.caller.account;
+  return account !== undefined && /^\d{12}$/.test(account) ? account : undefined;
+}
+
+/** Members begin with a small letter, as CloudTrail shows those of every service. */
+function renderParameters(value: unknown, depth: number): string {
+  if (typeof value === 'string') {
+    return value.length <= TEXT_CHARACTERS_MAX ? quote(value) : `"omitted: ${value.length} characters"`;
+  }
+  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
+  if (value instanceof Uint8Array) return `"omitted: ${value.length} bytes"`;
+  if (value instanceof Date) return quote(Number.isNaN(value.getTime()) ? '' : value.toISOString());
+  if (typeof value !== 'object' || value === null || depth > DEPTH_MAX) return 'null';
+  if (Array.isArray(value)) {
+    const items = value.slice(0, LIST_ITEMS_MAX).map((item) => renderParameters(item, depth + 1));
+    return `[${items.join(',')}]`;
+  }
+  let members = '';
+  for (const [name, member] of Object.entries(value) as [string, unknown][]) {
+    if (member === undefined) continue;
+    const shown = SECRET_NAME.test(name) ? `"${HIDDEN}"` : renderParameters(member, depth + 1);
+    const first = name.slice(0, 1).toLowerCase();
+    members += `${members === '' ? '' : ','}${quote(first + name.slice(1))}:${shown}`;
+  }
+  return `{${members}}`;
+}
+
+/** A fault's sentence without what it may quote of a credential or of a secret parameter. */
+function safeMessage(code: string, message: string): string {
+  const said = AUTHENTICATION.test(code)
+    ? (/^[^:'"(=\n]*/.exec(message)?.[0] ?? '').trimEnd()
+    : message.replace(/\bValue '[\s\S]*?' at /g, 'Value at ');
+  return said.slice(0, MESSAGE_CHARACTERS_MAX);
+}
