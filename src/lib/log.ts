@@ -1,4 +1,4 @@
-import { destination, pino, type Logger } from 'pino';
+import { destination, pino, stdTimeFunctions, type DestinationStream, type Logger } from 'pino';
 
 export type { Logger };
 
@@ -8,11 +8,11 @@ export type LogLevel = (typeof LOG_LEVELS)[number];
 
 /**
  * Structured JSON lines on standard error, buffered (at most 4 KiB or one second) so that a log line costs no system
- * call of its own. Callers must not pass secrets: headers and bodies are never logged.
+ * call of its own; or to `sink`. Callers must not pass secrets: headers, queries and bodies are never logged.
  */
-export function createLog(level: LogLevel): Logger {
-  return pino(
-    { level, base: null, timestamp: () => `,"time":"${new Date().toISOString()}"` },
-    destination({ dest: 2, sync: false, minLength: 4096, periodicFlush: 1000 }),
-  );
+export function createLog(
+  level: LogLevel,
+  sink: DestinationStream = destination({ dest: 2, sync: false, minLength: 4096, periodicFlush: 1000 }),
+): Logger {
+  return pino({ level, base: null, timestamp: stdTimeFunctions.isoTime }, sink);
 }
