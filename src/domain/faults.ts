@@ -55,6 +55,12 @@ export const FAULTS = {
   RepositoryNotEmptyException: entry(denied, ['DeleteConflict', 409]),
   RepositoryPolicyNotFoundException: entry(['UNKNOWN', 404], ['NoSuchEntity', 404]),
   KmsException: entry(denied, ['KmsException', 400]),
+  // Registries and their settings
+  RegistryPolicyNotFoundException: entry(['UNKNOWN', 404], ['NoSuchEntity', 404]),
+  TemplateAlreadyExistsException: entry(denied, ['EntityAlreadyExists', 409]),
+  TemplateNotFoundException: entry(['UNKNOWN', 404], ['NoSuchEntity', 404]),
+  ExclusionAlreadyExistsException: entry(denied, ['EntityAlreadyExists', 409]),
+  ExclusionNotFoundException: entry(['UNKNOWN', 404], ['NoSuchEntity', 404]),
   // Images
   ImageNotFoundException: entry(['MANIFEST_UNKNOWN', 404], ['NoSuchEntity', 404]),
   ImageAlreadyExistsException: entry(['TAG_INVALID', 400], ['EntityAlreadyExists', 409]),

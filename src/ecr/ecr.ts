@@ -2,12 +2,14 @@
 import type { Principal } from '../identity/identity.ts';
 import { LIMITS } from '../lib/limits.ts';
 import type { OperationTable } from '../protocol/protocol.ts';
+import { createExclusionOperations } from './exclusions.ts';
 import { createImageOperations } from './images.ts';
 import { createLayerOperations } from './layers.ts';
 import { createListingOperations } from './listings.ts';
 import { notBuiltOperations } from './not-built.ts';
 import { createPageTokens } from './pages.ts';
 import { createPolicyOperations } from './policies.ts';
+import { createRegistryOperations } from './registry.ts';
 import { createRepositoryOperations } from './repositories.ts';
 import type { EcrOptions, EcrServices } from './services.ts';
 import { createTagOperations } from './tags.ts';
@@ -35,6 +37,8 @@ export function createEcrOperations(options: EcrOptions): OperationTable<Princip
     ...createListingOperations(services),
     ...createLayerOperations(services),
     ...createTokenOperations(services),
+    ...createRegistryOperations(services),
+    ...createExclusionOperations(services),
     ...notBuiltOperations(),
   };
 }

@@ -13,17 +13,6 @@ const FAMILIES: readonly (readonly [reason: string, operations: readonly string[
     ],
   ],
   [
-    'Registry policies and registry settings are not built.',
-    [
-      'PutRegistryPolicy',
-      'GetRegistryPolicy',
-      'DeleteRegistryPolicy',
-      'DescribeRegistry',
-      'GetAccountSetting',
-      'PutAccountSetting',
-    ],
-  ],
-  [
     'Replication is not built: nothing would copy images to other regions or accounts.',
     [
       'PutReplicationConfiguration',
@@ -72,10 +61,6 @@ const FAMILIES: readonly (readonly [reason: string, operations: readonly string[
       'DeleteSigningConfiguration',
       'DescribeImageSigningStatus',
     ],
-  ],
-  [
-    'Pull-time exclusions are not built: pulls of every principal are recorded.',
-    ['RegisterPullTimeUpdateExclusion', 'DeregisterPullTimeUpdateExclusion', 'ListPullTimeUpdateExclusions'],
   ],
   ['Storage classes are not built: all images are in the standard class.', ['UpdateImageStorageClass']],
   [

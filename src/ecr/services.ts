@@ -58,6 +58,17 @@ export function checkRepository(
   ];
 }
 
+/** The registry of operations that have no other than the caller's (ecr-api.md §1.5). */
+export function ownRegistry(context: Context): { readonly account: string; readonly region: string } {
+  return { account: context.caller.account, region: context.region };
+}
+
+/** The check of an operation on the caller's registry. */
+export function checkRegistry(action: string): () => readonly AccessCheck[] {
+  const checks = [{ action: `ecr:${action}`, resource: '*' }];
+  return () => checks;
+}
+
 /** @throws Fault RepositoryNotFoundException */
 export async function requireRepository(
   services: EcrServices,

@@ -16,6 +16,7 @@ import type { Store, UserRecord } from '../store/store.ts';
 import { readPolicyArn, rootArn, userArn } from './arns.ts';
 import type { Identity, Principal, RequestFacts, ResourceSide } from './identity.ts';
 import type { LoadedPrincipal, Principals } from './principals.ts';
+import { registryPolicyFor, type RegistryRules } from './registries.ts';
 
 /** The resource of a check with all that is stored about it. */
 interface Resource extends ResourceSide {
@@ -31,9 +32,13 @@ const ACCESS_KEY_ARN = /^arn:aws:iam::([0-9]{12}):access-key\/([A-Za-z0-9_]+)$/;
 export function createAuthorizer({
   store,
   principals,
+  registryRules,
+  organizationId,
 }: {
   readonly store: Store;
   readonly principals: Principals;
+  readonly registryRules: (registry: { account: string; region: string }) => Promise<RegistryRules>;
+  readonly organizationId: string | undefined;
 }): Pick<Identity, 'decide' | 'authorize'> {
   const findRepository = prepareFindRepository(store);
 
@@ -107,6 +112,27 @@ export function createAuthorizer({
     return { ...plain(named.account), tags: new Map(tags.map(({ key, value }) => [key, value])) };
   }
 
+  /** Policies attached to the resource: the repository's own, and that of its registry (ecr-api.md §14.2). */
+  async function attachedPolicies(
+    { kind, account }: Principal['caller'],
+    action: string,
+    region: string,
+    resource: Resource,
+  ): Promise<NamedPolicy[]> {
+    const attached: NamedPolicy[] = [];
+    if (resource.policy !== undefined)
+      attached.push({ policy: principals.compile(resource.policy), name: 'repository policy' });
+    if (!action.startsWith('ecr:')) return attached;
+    const rules = await registryRules({
+      account: resource.account,
+      region: resource.arn === '*' ? region : (resource.arn.split(':', 4)[3] ?? region),
+    });
+    const ownRoot = kind === 'root' && account === resource.account;
+    const policy = registryPolicyFor(rules, action, ownRoot);
+    if (policy !== undefined) attached.push({ policy, name: 'registry policy' });
+    return attached;
+  }
+
   async function judge(
     principal: Principal,
     check: AccessCheck,
@@ -121,16 +147,13 @@ export function createAuthorizer({
       action: check.action,
       resource: resource.arn,
       resourceAccount: resource.account,
-      context: contextOf(loaded, check, facts, resource),
+      context: contextOf(loaded, check, facts, resource, organizationId),
     };
-    const attached: NamedPolicy | undefined =
-      resource.policy === undefined
-        ? undefined
-        : { policy: principals.compile(resource.policy), name: 'repository policy' };
+    const attached = await attachedPolicies(request.caller, check.action, facts.region, resource);
     const decision = evaluate(request, {
       identity: loaded.identityPolicies,
       boundary: loaded.boundary,
-      resource: attached,
+      resource: attached.length === 0 ? undefined : attached,
     });
     return { request, decision };
   }
@@ -156,6 +179,7 @@ function contextOf(
   check: AccessCheck,
   facts: RequestFacts,
   resource: Resource,
+  organizationId: string | undefined,
 ): ReadonlyMap<string, string | readonly string[]> {
   const context = new Map<string, string | readonly string[]>(loaded.conditionKeys);
   const service = check.action.slice(0, check.action.indexOf(':'));
@@ -165,6 +189,10 @@ function contextOf(
   context.set('aws:currenttime', `${new Date(facts.now).toISOString().slice(0, 19)}Z`);
   context.set('aws:epochtime', String(Math.floor(facts.now / 1000)));
   context.set('aws:resourceaccount', resource.account);
+  if (organizationId !== undefined) {
+    context.set('aws:principalorgid', organizationId);
+    context.set('aws:resourceorgid', organizationId);
+  }
   if (facts.userAgent !== undefined) context.set('aws:useragent', facts.userAgent);
   for (const [key, value] of resource.tags) {
     const lower = key.toLowerCase();

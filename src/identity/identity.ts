@@ -10,6 +10,7 @@ import type { KeyUse, Store } from '../store/store.ts';
 import { createAuthorizer } from './authorize.ts';
 import { createPrincipals } from './principals.ts';
 import { RecentMap } from './recent.ts';
+import { createRegistryRules, type RegistryRules } from './registries.ts';
 import { expiredToken, invalidToken, sealToken, unsealToken } from './registry-token.ts';
 import type { TokenContent } from './registry-token.ts';
 
@@ -17,6 +18,7 @@ export { bootstrap, generateCredentials } from './bootstrap.ts';
 export type { BootstrapOptions, Credentials } from './bootstrap.ts';
 export { iamOperations } from './iam.ts';
 export { stsOperations } from './sts.ts';
+export type { RegistryRules } from './registries.ts';
 
 /** An authenticated caller with the key that proved it. */
 export interface Principal {
@@ -70,6 +72,13 @@ export interface Identity {
     facts: RequestFacts,
     side?: ResourceSide,
   ): Promise<void>;
+  /** What a registry says about its callers, as current as the authentication of the request. */
+  registryRules(registry: { readonly account: string; readonly region: string }): Promise<RegistryRules>;
+  /** Whether the registry keeps the time of this principal's pulls (ecr-api.md §20). */
+  recordsPulls(
+    principal: Principal,
+    registry: { readonly account: string; readonly region: string },
+  ): Promise<boolean>;
   issueRegistryToken(principal: Principal, scope: { readonly region: string }, now: number): RegistryToken;
   /**
    * The principal behind a registry password, and the account and region bound into it.
@@ -86,6 +95,8 @@ export interface IdentityOptions {
   readonly keys: KeyRing;
   /** How old a noted use of a key may grow before it is written, in milliseconds. */
   readonly keyUseBatchMs?: number;
+  /** The organisation all accounts belong to, `o-…`: `aws:PrincipalOrgID` and `aws:ResourceOrgID` of every request. */
+  readonly organizationId?: string | undefined;
 }
 
 /** Opened tokens that are kept, about 1 KiB each. */
@@ -94,8 +105,9 @@ const KEY_USE_BATCH_MS = 60_000;
 
 /** What both doors need of {@link IdentityOptions}' store; remembers only what the identity revision keeps honest. */
 export function createIdentity(options: IdentityOptions): Identity {
-  const { store, keys, keyUseBatchMs = KEY_USE_BATCH_MS } = options;
+  const { store, keys, keyUseBatchMs = KEY_USE_BATCH_MS, organizationId } = options;
   const principals = createPrincipals({ store, keys });
+  const registryRules = createRegistryRules(store, principals);
   const tokens = new RecentMap<string, TokenContent>(TOKENS_MAX);
   const uses = createKeyUses(store, keyUseBatchMs);
 
@@ -108,7 +120,13 @@ export function createIdentity(options: IdentityOptions): Identity {
   }
 
   return {
-    ...createAuthorizer({ store, principals }),
+    ...createAuthorizer({ store, principals, registryRules, organizationId }),
+    registryRules,
+    async recordsPulls({ caller }, registry) {
+      const { pullTimeExclusions } = await registryRules(registry);
+      // A session is its role (ecr-api.md §20).
+      return pullTimeExclusions.size === 0 || !pullTimeExclusions.has(caller.roleArn ?? caller.arn);
+    },
     async findKey(accessKeyId, sessionToken) {
       const loaded = await principals.find(accessKeyId);
       if (loaded === undefined) return undefined;

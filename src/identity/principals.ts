@@ -31,6 +31,9 @@ export interface Principals {
   find(accessKeyId: string): Promise<LoadedPrincipal | undefined>;
   /** What a principal was loaded with when its request was authenticated. */
   loaded(principal: Principal): LoadedPrincipal | undefined;
+  /** The identity revision as it was last read: at the latest when the present request was authenticated. */
+  revision(): number;
+  readRevision(): Promise<number>;
   /** Compiles a policy text, or finds it compiled. @throws PolicySyntaxError */
   compile(text: string): CompiledPolicy;
 }
@@ -86,6 +89,8 @@ export function createPrincipals({
 
   return {
     compile,
+    revision: () => revision,
+    readRevision: currentRevision,
     loaded: (principal) => byPrincipal.get(principal),
     async find(accessKeyId) {
       let before = await currentRevision();

@@ -40,6 +40,7 @@ const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [
   createJobsAndEvents,
   createAliases,
   createLifecycle,
+  createRegistries,
 ];
 
 function createTables({ text, int, bytes, keyed, wide }: Words): readonly string[] {
@@ -317,6 +318,42 @@ function createLifecycle({ text, int, keyed, wide }: Words): readonly string[] {
       storage_class ${text} not null,
       primary key (repository_id, preview, place))${keyed}`,
     `create index lifecycle_preview_image_digest on lifecycle_preview_image (repository_id, preview, digest)`,
+  ];
+}
+
+function createRegistries({ text, int, keyed, wide }: Words): readonly string[] {
+  return [
+    `create table registry (
+      account ${text} not null,
+      region ${text} not null,
+      policy ${text},
+      policy_scope ${text},
+      blob_mounting ${int},
+      primary key (account, region))${keyed}`,
+    `create table pull_time_exclusion (
+      account ${text} not null,
+      region ${text} not null,
+      principal_arn ${text} not null,
+      created_at ${int} not null,
+      primary key (account, region, principal_arn))${keyed}`,
+    `create table creation_template (
+      account ${text} not null,
+      region ${text} not null,
+      key ${text} not null,
+      prefix ${text} not null,
+      description ${text},
+      encryption_type ${text} not null,
+      kms_key ${text},
+      mutability ${text} not null,
+      exclusion_filters ${text} not null,
+      tags ${text} not null,
+      repository_policy ${text},
+      lifecycle_policy ${text},
+      applied_for ${text} not null,
+      custom_role_arn ${text},
+      created_at ${int} not null,
+      updated_at ${int} not null,
+      primary key (account, region, key))${wide}`,
   ];
 }
 

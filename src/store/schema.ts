@@ -7,6 +7,9 @@ import type { Generated } from 'kysely';
 
 export interface Schema {
   account: AccountTable;
+  registry: RegistryTable;
+  pull_time_exclusion: PullTimeExclusionTable;
+  creation_template: CreationTemplateTable;
   revision: RevisionTable;
   iam_user: IamUserTable;
   iam_user_tag: IamUserTagTable;
@@ -131,6 +134,49 @@ interface IamUserAttachmentTable {
   user_id: string;
   policy_arn: string;
   attached_at: number;
+}
+
+/** What an account set for its registry in one region. No row: the defaults. See store/registries.ts. */
+interface RegistryTable {
+  /** PK (account, region) */
+  account: string;
+  region: string;
+  /** the registry policy as formatted for return */
+  policy: string | null;
+  policy_scope: 'V1' | 'V2' | null;
+  blob_mounting: number | null;
+}
+
+/** A user or role whose pulls leave pull times alone. */
+interface PullTimeExclusionTable {
+  /** PK (account, region, principal_arn) */
+  account: string;
+  region: string;
+  principal_arn: string;
+  created_at: number;
+}
+
+interface CreationTemplateTable {
+  /** PK (account, region, key): the prefix without a closing slash */
+  account: string;
+  region: string;
+  key: string;
+  /** as it was given */
+  prefix: string;
+  description: string | null;
+  encryption_type: 'AES256' | 'KMS' | 'KMS_DSSE';
+  kms_key: string | null;
+  mutability: RepositoryTable['mutability'];
+  /** JSON arrays */
+  exclusion_filters: string;
+  tags: string;
+  repository_policy: string | null;
+  lifecycle_policy: string | null;
+  /** JSON array of scenarios */
+  applied_for: string;
+  custom_role_arn: string | null;
+  created_at: number;
+  updated_at: number;
 }
 
 interface RepositoryTable {

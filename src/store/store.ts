@@ -74,8 +74,12 @@ export {
 } from './listings.ts';
 export { createTotals, prepareBacklogs } from './measures.ts';
 export type { Backlog, Totals, TotalsReader } from './measures.ts';
+export type { PolicyScope, RegistryAddress, RegistryRecord } from './registries.ts';
+export { findRegistry, pageExclusions, registryPolicyNotFound } from './registries.ts';
 export type { ExclusionFilter, RepositoryRecord, StoredRepository } from './repositories.ts';
 export { pageRepositories, prepareFindRepository, principalsExist, tooManyTags } from './repositories.ts';
+export type { Scenario, TemplateChange, TemplateRecord } from './templates.ts';
+export { findTemplates, matchTemplate, pageTemplates } from './templates.ts';
 export { isForeignKeyViolation, isUniqueViolation } from './violations.ts';
 
 /** A store whose transactions are those of `R`; the product's is {@link Store}. */

@@ -5,14 +5,18 @@ import { garbageTransactions } from './garbage.ts';
 import { identityTransactions } from './identities.ts';
 import { imageTransactions } from './images.ts';
 import { jobTransactions } from './jobs.ts';
+import { registryTransactions } from './registries.ts';
 import { repositoryTransactions } from './repositories.ts';
+import { templateTransactions } from './templates.ts';
 import { TRANSACTIONS } from './transactions.ts';
 import { uploadTransactions } from './uploads.ts';
 
 test('no two subjects have a transaction of the same name', () => {
   const subjects = [
     identityTransactions,
+    registryTransactions,
     repositoryTransactions,
+    templateTransactions,
     imageTransactions,
     uploadTransactions,
     garbageTransactions,

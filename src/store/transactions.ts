@@ -4,13 +4,17 @@ import { garbageTransactions } from './garbage.ts';
 import { identityTransactions } from './identities.ts';
 import { imageTransactions } from './images.ts';
 import { jobTransactions } from './jobs.ts';
+import { registryTransactions } from './registries.ts';
 import { repositoryTransactions } from './repositories.ts';
+import { templateTransactions } from './templates.ts';
 import { uploadTransactions } from './uploads.ts';
 
 /** Every write there is, by name. The writer thread imports this file itself: functions do not cross threads. */
 export const TRANSACTIONS = {
   ...identityTransactions,
+  ...registryTransactions,
   ...repositoryTransactions,
+  ...templateTransactions,
   ...imageTransactions,
   ...uploadTransactions,
   ...garbageTransactions,
