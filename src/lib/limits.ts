@@ -16,9 +16,6 @@ export const LIMITS = {
   /** Of one registry: principals whose pulls are not recorded, and creation templates (ecr-api.md §23). */
   pullTimeExclusionsMax: 100,
   creationTemplatesMax: 50,
-  /** Of one registry: principals whose pulls are not recorded, and creation templates (ecr-api.md §23). */
-  pullTimeExclusionsMax: 100,
-  creationTemplatesMax: 50,
   /** Resource tags of one repository (ecr-api.md §5). */
   resourceTagsMax: 50,
   /** Body of an AWS JSON request: a 4 MiB manifest escaped; UploadLayerPart is base64 of 20 MiB (ecr-api.md §1.1). */
