@@ -83,7 +83,6 @@ export async function openObservation({ config, log, clock }: ObservationOptions
       metrics.counter({
         name: 'berth_gc_total',
         help: 'What garbage collection did: rounds, failed rounds, uploads expired, blobs unlinked, files deleted, orphans trashed.',
-        labels: ['what'],
         read: () => [...collected].map(([what, value]) => ({ labels: { what }, value })),
       });
       metrics.gauge({
@@ -237,7 +236,6 @@ function exposeAudit(metrics: Metrics, audit: AuditLog): void {
   metrics.counter({
     name: 'berth_audit_records_total',
     help: 'Records of the audit log, written and dropped because it could not be written.',
-    labels: ['result'],
     read: () => [
       { labels: { result: 'written' }, value: audit.written },
       { labels: { result: 'dropped' }, value: audit.dropped },
@@ -262,7 +260,6 @@ function exposeDatabase(metrics: Metrics, store: Store): void {
   metrics.gauge({
     name: 'berth_database_up',
     help: '1 when the database answers.',
-    labels: ['engine'],
     read: async () => {
       const up = await store.read
         .selectFrom('account')
@@ -293,7 +290,6 @@ function exposeTotals(metrics: Metrics, totals: TotalsReader): void {
   metrics.gauge({
     name: 'berth_repository_bytes',
     help: `Bytes of the blobs of a repository, for the ${LARGEST_REPOSITORIES} largest.`,
-    labels: ['account', 'region', 'repository'],
     read: async () =>
       ((await totals.read())?.largest ?? []).map(({ account, region, name, bytes }) => ({
         labels: { account, region, repository: name },
@@ -318,13 +314,11 @@ function exposeGarbage(
   metrics.gauge({
     name: 'berth_gc_queue',
     help: 'Entries of the queues of garbage collection whose time has come, counted up to 10000.',
-    labels: ['queue'],
     read: () => each(({ due }) => due),
   });
   metrics.gauge({
     name: 'berth_gc_lag_seconds',
     help: 'How long the oldest of these entries has been due.',
-    labels: ['queue'],
     read: () =>
       each(({ oldestAt }, now) => (oldestAt === undefined ? 0 : Math.max(0, now - oldestAt) / 1000)),
   });
