@@ -96,7 +96,8 @@ export function createImageOperations(services: EcrServices) {
           })),
         };
       }
-      const { images: found, failures } = await images.batchGet(repository, input.imageIds);
+      const pull = await services.identity.recordsPulls(context.caller, repository);
+      const { images: found, failures } = await images.batchGet(repository, input.imageIds, { pull });
       return {
         // WHY: acceptedMediaTypes changes nothing. What is stored is returned; a platform or format is never chosen for
         // the client (ecr-api.md §7.2, §7.3).

@@ -10,7 +10,8 @@ import { readTag, type Reference } from './path.ts';
 export async function getManifest(call: Call, reference: Reference): Promise<void> {
   const { exchange } = call;
   const key = 'tag' in reference ? reference.tag : reference.digest;
-  const pull = exchange.method === 'GET';
+  const pull =
+    exchange.method === 'GET' && (await call.services.identity.recordsPulls(call.principal, call.scope));
   const image = await call.services.registry.images.find(call.repository, key, { pull });
   if (image === undefined) throw manifestUnknown();
   // The digest in the algorithm the client asked in.

@@ -65,6 +65,8 @@ async function discard(call: Call, id: string): Promise<void> {
 async function mountBlob(call: Call, digest: Digest, from: string | null): Promise<boolean> {
   const { repository, scope, services } = call;
   const { layers } = services.registry;
+  // The account setting BLOB_MOUNTING: off unless it was switched on (ecr-api.md §8.6).
+  if (!(await services.identity.registryRules(scope)).blobMounting) return false;
   if (from === null) {
     if ((await mayPull(call, repository)) && (await holds(call, digest))) return true;
     const holders = await layers.holders(repository, digest);
@@ -90,7 +92,10 @@ async function holds({ services, repository }: Call, digest: Digest): Promise<bo
 async function mountFrom(call: Call, source: Repository, digest: Digest): Promise<boolean> {
   const { layers } = call.services.registry;
   const known = await layers.resolve(source, digest);
-  return known !== undefined && (await layers.mount(call.repository, source, known));
+  if (known === undefined) return false;
+  // Only what an image of the source refers to: an upload nobody has used yet is not mounted.
+  const held = (await layers.availability(source, [known])).get(known);
+  return held?.referenced === true && (await layers.mount(call.repository, source, known));
 }
 
 /** `PATCH`: appends the body, streamed or, with `Content-Range`, as a chunk that must begin where the upload ends. */

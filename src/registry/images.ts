@@ -59,7 +59,8 @@ export function createImages(context: RegistryContext): FlushableImages {
     put: (repository, input) => putImage(context, quotas, repository, input),
     find: (repository, reference, { pull }) =>
       read(repository, reference.includes(':') ? { imageDigest: reference } : { imageTag: reference }, pull),
-    batchGet: (repository, ids) => batchGet((id) => read(repository, id, true), ids),
+    batchGet: (repository, ids, { pull } = { pull: true }) =>
+      batchGet((id) => read(repository, id, pull), ids),
     batchDelete: (repository, ids) =>
       retryBrokenReference(() =>
         store.transact('image.delete', { repository: nameOf(repository), ids, now: clock() }),

@@ -90,10 +90,11 @@ export interface Images {
     reference: string,
     options: { readonly pull: boolean },
   ): Promise<Image | undefined>;
-  /** BatchGetImage's rules (ecr-api.md §7.2): one entry per tag of a digest. */
+  /** BatchGetImage's rules (ecr-api.md §7.2): one entry per tag of a digest. Records the pulls unless told not to. */
   batchGet(
     repository: Repository,
     ids: readonly ImageId[],
+    options?: { readonly pull: boolean },
   ): Promise<{ images: { imageId: ImageId; image: Image }[]; failures: ImageFailure[] }>;
   /** BatchDeleteImage's rules (ecr-api.md §7.4), in request order, one transaction. Used by both doors. */
   batchDelete(

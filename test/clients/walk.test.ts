@@ -165,6 +165,7 @@ describe('the walk', { skip }, () => {
 
   test('docker mounts layers from another repository', async () => {
     await type('aws ecr create-repository --repository-name team/other');
+    await type('aws ecr put-account-setting --name BLOB_MOUNTING --value ENABLED');
     const image = `${registry}/team/other:v1`;
     const output = await type(`docker tag ${registry}/devops-ecr:latest ${image} && docker push ${image}`);
     assert.match(output, /Mounted from devops-ecr/);

@@ -1,7 +1,15 @@
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
-import { ACCOUNT, check, type Expected, startWireServer, type WireServer } from './server.ts';
+import {
+  ACCOUNT,
+  check,
+  type Expected,
+  REGION,
+  startWireServer,
+  type WireRequest,
+  type WireServer,
+} from './server.ts';
 
 const sha256 = (bytes: Uint8Array): string => `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
 const EMPTY = sha256(Buffer.alloc(0));
@@ -408,7 +416,51 @@ describe('a mount', () => {
       }),
     });
     await push(bytes, 'mount/source');
+    await use('mount/source', bytes);
+    await server.createRepository('mount/off');
+    for (const from of ['', '&from=mount/source', '&from=mount/off'])
+      await begins(post('mount/off', `mount=${digest}${from}`));
+    const registry = { account: ACCOUNT, region: REGION };
+    await server.store.transact('registry.configure', { registry, blobMounting: true });
   });
+  after(() =>
+    server.store.transact('registry.configure', {
+      registry: { account: ACCOUNT, region: REGION },
+      blobMounting: false,
+    }),
+  );
+
+  /** Pushes an image with this layer. */
+  async function use(name: string, layer: Uint8Array): Promise<void> {
+    const config = Buffer.from('{}');
+    await push(config, name);
+    const manifest = JSON.stringify({
+      schemaVersion: 2,
+      mediaType: 'application/vnd.oci.image.manifest.v1+json',
+      config: {
+        mediaType: 'application/vnd.oci.image.config.v1+json',
+        size: config.length,
+        digest: sha256(config),
+      },
+      layers: [
+        {
+          mediaType: 'application/vnd.oci.image.layer.v1.tar+gzip',
+          size: layer.length,
+          digest: sha256(layer),
+        },
+      ],
+    });
+    const path = `/v2/${name}/manifests/latest`;
+    await check(server, { method: 'PUT', path, body: manifest }, { status: 201 });
+  }
+
+  async function begins(request: WireRequest): Promise<void> {
+    const { headers } = await check(server, request, {
+      status: 202,
+      headers: { 'Docker-Upload-UUID': UUID, Range: '0-0', 'Docker-Content-Digest': undefined },
+    });
+    await check(server, { method: 'DELETE', path: String(headers.location) }, { status: 204 });
+  }
 
   const post = (target: string, query: string) => ({
     method: 'POST',
@@ -436,7 +488,10 @@ describe('a mount', () => {
 
   it('of anything else begins an upload', async () => {
     await server.createRepository('mount/target');
-    const secret = await push(randomBytes(40), 'mount/secret');
+    const hidden = randomBytes(40);
+    const secret = await push(hidden, 'mount/secret');
+    await use('mount/secret', hidden);
+    const unused = await push(randomBytes(40), 'mount/source');
     const unknown = sha256(Buffer.from('unknown'));
     for (const query of [
       `mount=${unknown}&from=mount/source`,
@@ -446,14 +501,12 @@ describe('a mount', () => {
       `mount=${digest}&from=`,
       `mount=${secret}&from=mount/secret`,
       `mount=${secret}`,
+      `mount=${unused}&from=mount/source`,
+      `mount=${unused}`,
       'mount=sha256:beef&from=mount/source',
       'mount=',
     ]) {
-      const { headers } = await check(server, post('mount/target', query), {
-        status: 202,
-        headers: { 'Docker-Upload-UUID': UUID, Range: '0-0', 'Docker-Content-Digest': undefined },
-      });
-      await check(server, { method: 'DELETE', path: String(headers.location) }, { status: 204 });
+      await begins(post('mount/target', query));
     }
   });
 
