@@ -72,16 +72,16 @@ async function deliverBatch(
       await store.transact('event.completeDeliveries', { ...target, positions: accepted });
   };
   for (const delivery of batch) {
+    // WHY not in mid-request: what the receiver may have accepted would be sent again at every restart.
     if (signal.aborted || delivery.retryAt > clock()) {
       await forget();
       return signal.aborted ? clock() : delivery.retryAt;
     }
     try {
-      await postEvent(webhook, delivery.record, { ...options, now: clock(), signal });
+      await postEvent(webhook, delivery.record, { ...options, now: clock() });
       accepted.push(delivery.position);
     } catch (error) {
       await forget();
-      if (signal.aborted) return clock();
       return await noteFailure(options, target, delivery, (error as Error).message);
     }
   }

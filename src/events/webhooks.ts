@@ -28,7 +28,7 @@ export function webhookOf(url: string): Webhook {
 export async function postEvent(
   { url }: Webhook,
   record: EventRecord,
-  options: WebhookOptions & { readonly now: number; readonly signal: AbortSignal },
+  options: WebhookOptions & { readonly now: number },
 ): Promise<void> {
   const isCloudEvent = options.form === 'cloudevents';
   const body = JSON.stringify(isCloudEvent ? toCloudEvent(record) : record);
@@ -42,7 +42,7 @@ export async function postEvent(
     // WHY: Argo CD Image Updater knows no signatures and compares this header (users-and-clients.md §4.1).
     if (isCloudEvent) headers['X-Webhook-Secret'] = options.secret;
   }
-  const signal = AbortSignal.any([options.signal, AbortSignal.timeout(options.timeoutMs)]);
+  const signal = AbortSignal.timeout(options.timeoutMs);
   const response = await fetch(url, { method: 'POST', headers, body, redirect: 'manual', signal }).catch(
     (error: unknown) => {
       throw new Error(reasonOf(error, options.timeoutMs));
