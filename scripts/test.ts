@@ -32,6 +32,10 @@ const STEPS: readonly {
     command: ['node', 'scripts/generate-compatibility.ts', '--check'],
     needs: 'scripts/generate-compatibility.ts',
   },
+  {
+    name: 'docs/operations/settings.md is current',
+    command: ['node', 'scripts/generate-settings.ts', '--check'],
+  },
 ];
 
 // WHY: the steps' programs start with `env node`; they get the Node.js that runs this, not an older one of the machine

@@ -27,8 +27,9 @@ export interface AuditLog {
 }
 
 const FLUSH_MS = 200;
-/** Lines of one write: some 500 KiB. */
+/** Lines that are written without waiting for more, some 500 KiB; and lines of one write. */
 const BATCH_LINES = 512;
+const WRITE_LINES_MAX = 4096;
 /** Characters that may wait: what a full disk costs in memory. */
 const WAITING_CHARACTERS_MAX = 16 * 1_048_576;
 const FILE_NAME = /^audit-(\d{8,15})\.jsonl$/;
@@ -114,7 +115,7 @@ class RotatedLog implements AuditLog {
     try {
       while (this.#lines.length > 0 || this.#rest.length > 0) {
         if (this.#lines.length > 0 && this.#rest.length === 0) {
-          const text = `${this.#lines.splice(0, BATCH_LINES).join('\n')}\n`;
+          const text = `${this.#lines.splice(0, WRITE_LINES_MAX).join('\n')}\n`;
           this.#waiting = Math.max(0, this.#lines.length === 0 ? 0 : this.#waiting - text.length);
           this.#rest = Buffer.from(text);
           await this.#rotateWhenFull(this.#rest.length);

@@ -49,7 +49,7 @@ export interface RecorderOptions {
 }
 
 /** CloudTrail's own words for what it does not show. */
-const HIDDEN = 'HIDDEN_DUE_TO_SECURITY_REASONS';
+const HIDDEN = '"HIDDEN_DUE_TO_SECURITY_REASONS"';
 const SECRET_NAME = /secret|password|token|assertion/i;
 
 const TEXT_CHARACTERS_MAX = 16_384;
@@ -72,9 +72,10 @@ const READ_ONLY = /^(Get|List|Describe|Batch(Get|Check)|Check|Verify|Preview|Val
  */
 export function createRecorder(options: RecorderOptions): (call: AuditedCall) => string {
   const identities = new WeakMap<AuditedPrincipal, string>();
-  const events = new Map<string, { readonly head: string; readonly readOnly: boolean }>();
-  const agents = new Map<string, string>();
-  const resources = new Map<string, { readonly json: string; readonly account: string }>();
+  const events = new Remembered(eventOf);
+  const agents = new Remembered((agent) => quote(agent.slice(0, USER_AGENT_CHARACTERS_MAX)));
+  const resources = new Remembered(resourceOf);
+  const parameters = createParameters();
   let second = -1;
   let time = '';
 
@@ -96,53 +97,53 @@ export function createRecorder(options: RecorderOptions): (call: AuditedCall) =>
     return json;
   };
 
-  const resourceOf = (arn: string): { readonly json: string; readonly account: string } =>
-    remember(resources, arn, () => {
-      const [, , service, , account = '', name = ''] = arn.split(':');
-      const type = service === 'ecr' && name.startsWith('repository/') ? 'AWS::ECR::Repository' : undefined;
-      return { account, json: JSON.stringify({ accountId: account || undefined, type, ARN: arn }) };
-    });
-
   return (call) => {
     const { principal, faultCode } = call;
-    const event = remember(events, call.action ?? '', () => eventOf(call.action));
+    const event = events.of(call.action ?? '');
     let account = '';
     let named = '';
     for (const arn of call.resources) {
       if (arn === '*') continue;
-      const resource = resourceOf(arn);
+      const resource = resources.of(arn);
       account ||= resource.account;
       named += named === '' ? resource.json : `,${resource.json}`;
     }
-    if (!/^\d{12}$/.test(account)) account = ownAccount(principal) ?? options.account;
+    account ||= accountId(principal?.caller.account) || options.account;
     const agent = call.header('user-agent');
     return (
       `{"eventVersion":"1.11","userIdentity":${principal === undefined ? unknownIdentity(call) : identityOf(principal)}` +
       `,"eventTime":"${timeOf(options.clock())}",${event.head},"awsRegion":${quote(call.region ?? options.region)}` +
       `,"sourceIPAddress":"${call.sourceIp}"` +
-      (agent === undefined
-        ? ''
-        : `,"userAgent":${remember(agents, agent, () => quote(agent.slice(0, USER_AGENT_CHARACTERS_MAX)))}`) +
+      (agent === undefined ? '' : `,"userAgent":${agents.of(agent)}`) +
       (faultCode === undefined
         ? ''
         : `,"errorCode":${quote(faultCode)},"errorMessage":${quote(safeMessage(faultCode, call.faultMessage ?? ''))}`) +
-      `,"requestParameters":${call.parameters === undefined ? 'null' : renderParameters(call.parameters, 0)}` +
-      `,"responseElements":null,"requestID":${quote(call.requestId)},"eventID":"${randomUUID()}"` +
+      `,"requestParameters":${call.parameters === undefined ? 'null' : parameters(call.parameters, 0)}` +
+      `,"responseElements":null,"requestID":"${call.requestId}","eventID":"${randomUUID()}"` +
       `,"readOnly":${event.readOnly}${named === '' ? '' : `,"resources":[${named}]`}` +
       `,"eventType":"AwsApiCall","managementEvent":true,"recipientAccountId":"${account}","eventCategory":"Management"}`
     );
   };
 }
 
-/** Looks up or makes; everything is forgotten when a stranger has filled the map. */
-function remember<Value>(map: Map<string, Value>, key: string, make: () => Value): Value {
-  let value = map.get(key);
-  if (value === undefined) {
-    value = make();
-    if (map.size >= REMEMBERED_MAX) map.clear();
-    map.set(key, value);
+/** What was made of a key, kept; everything is forgotten when strangers have filled the map. */
+class Remembered<Value> {
+  readonly #map = new Map<string, Value>();
+  readonly #make: (key: string) => Value;
+
+  constructor(make: (key: string) => Value) {
+    this.#make = make;
   }
-  return value;
+
+  of(key: string): Value {
+    let value = this.#map.get(key);
+    if (value === undefined) {
+      value = this.#make(key);
+      if (this.#map.size >= REMEMBERED_MAX) this.#map.clear();
+      this.#map.set(key, value);
+    }
+    return value;
+  }
 }
 
 const PLAIN = /^[\w./:@+=,-]*$/;
@@ -195,32 +196,52 @@ function unknownIdentity(call: AuditedCall): string {
   return key === undefined ? '{"type":"Unknown"}' : `{"type":"Unknown","accessKeyId":"${key}"}`;
 }
 
-function ownAccount(principal: AuditedPrincipal | undefined): string | undefined {
-  const account = principal?.caller.account;
-  return account !== undefined && /^\d{12}$/.test(account) ? account : undefined;
+function accountId(text: string | undefined): string {
+  return text !== undefined && /^\d{12}$/.test(text) ? text : '';
 }
 
-/** Members begin with a small letter, as CloudTrail shows those of every service. */
-function renderParameters(value: unknown, depth: number): string {
-  if (typeof value === 'string') {
-    return value.length <= TEXT_CHARACTERS_MAX ? quote(value) : `"omitted: ${value.length} characters"`;
-  }
-  if (typeof value === 'number' || typeof value === 'boolean') return String(value);
-  if (value instanceof Uint8Array) return `"omitted: ${value.length} bytes"`;
-  if (value instanceof Date) return quote(Number.isNaN(value.getTime()) ? '' : value.toISOString());
-  if (typeof value !== 'object' || value === null || depth > DEPTH_MAX) return 'null';
-  if (Array.isArray(value)) {
-    const items = value.slice(0, LIST_ITEMS_MAX).map((item) => renderParameters(item, depth + 1));
-    return `[${items.join(',')}]`;
-  }
-  let members = '';
-  for (const [name, member] of Object.entries(value) as [string, unknown][]) {
-    if (member === undefined) continue;
-    const shown = SECRET_NAME.test(name) ? `"${HIDDEN}"` : renderParameters(member, depth + 1);
-    const first = name.slice(0, 1).toLowerCase();
-    members += `${members === '' ? '' : ','}${quote(first + name.slice(1))}:${shown}`;
-  }
-  return `{${members}}`;
+function resourceOf(arn: string): { readonly json: string; readonly account: string } {
+  const [, , service, , account, name = ''] = arn.split(':');
+  const type = service === 'ecr' && name.startsWith('repository/') ? 'AWS::ECR::Repository' : undefined;
+  return {
+    account: accountId(account),
+    json: JSON.stringify({ accountId: account || undefined, type, ARN: arn }),
+  };
+}
+
+/**
+ * Makes the function that renders parameters. Members begin with a small letter, as CloudTrail shows those of every
+ * service; what is too long, too many or too deep is left out.
+ */
+function createParameters(): (value: unknown, depth: number) => string {
+  const names = new Remembered((name) => ({
+    json: `${quote(name.slice(0, 1).toLowerCase() + name.slice(1))}:`,
+    secret: SECRET_NAME.test(name),
+  }));
+  const render = (value: unknown, depth: number): string => {
+    if (typeof value === 'string') {
+      return value.length <= TEXT_CHARACTERS_MAX ? quote(value) : `"omitted: ${value.length} characters"`;
+    }
+    if (typeof value === 'number' || typeof value === 'boolean') return String(value);
+    if (typeof value !== 'object' || value === null || depth > DEPTH_MAX) return 'null';
+    if (Array.isArray(value)) {
+      let items = '';
+      for (const item of value.slice(0, LIST_ITEMS_MAX) as unknown[])
+        items += (items === '' ? '' : ',') + render(item, depth + 1);
+      return `[${items}]`;
+    }
+    if (value instanceof Uint8Array) return `"omitted: ${value.length} bytes"`;
+    if (value instanceof Date) return quote(Number.isNaN(value.getTime()) ? '' : value.toISOString());
+    let members = '';
+    for (const key of Object.keys(value)) {
+      const member = (value as Readonly<Record<string, unknown>>)[key];
+      if (member === undefined) continue;
+      const name = names.of(key);
+      members += (members === '' ? '' : ',') + name.json + (name.secret ? HIDDEN : render(member, depth + 1));
+    }
+    return `{${members}}`;
+  };
+  return render;
 }
 
 /** A fault's sentence without what it may quote of a credential or of a secret parameter. */
