@@ -53,6 +53,16 @@ describe('readConfig', () => {
     ['a missing file', { file: join(directory, 'none.yaml') }, /^Cannot read .*none\.yaml/],
     ['a bad port', { flags: { port: '70000' } }, /^Bad value "70000" for port \(--port\)/],
     ['a bad account', { env: { BERTH_ACCOUNT: '12' } }, /^Bad value "12" for account \(BERTH_ACCOUNT\)/],
+    [
+      'a webhook that is no address',
+      { flags: { webhooks: 'https://a.example,ftp://b.example' } },
+      /^Bad value .* for webhooks/,
+    ],
+    [
+      'a webhook with a password',
+      { flags: { webhooks: 'https://u:p@a.example/' } },
+      /^Bad value .* for webhooks/,
+    ],
     ['a bad region', { flags: { region: 'EU_1' } }, /^Bad value "EU_1" for region/],
     ['plain HTTP in public', { flags: { host: '0.0.0.0' } }, /is not loopback/],
     ['half of TLS', { flags: { 'tls-cert': 'x.pem' } }, /^tls-cert and tls-key go together/],

@@ -7,7 +7,7 @@ import { promisify } from 'node:util';
 import { findPostgres, startPostgres, type Postgres } from '../../test/postgres.ts';
 import type { EventRecord } from '../domain/events.ts';
 import { createJobRunner, observeCommits, type JobRunner } from '../jobs/jobs.ts';
-import { createRegistry, type Repository } from '../registry/registry.ts';
+import type { Repository } from '../registry/registry.ts';
 import {
   digestOf,
   indexOf,
@@ -37,13 +37,15 @@ interface Bench extends TestRegistry {
   all(account?: string): Promise<readonly EventRecord[]>;
 }
 
-async function openBench(openStore: OpenStore): Promise<Bench> {
+async function openBench(openStore: OpenStore, options: { pullEvents?: boolean } = {}): Promise<Bench> {
   const running: { stop(): Promise<void> }[] = [];
   const wakers: (() => void)[] = [];
-  const registry = await openTestRegistry(async (directory) =>
-    observeCommits(await openStore(directory), () => {
-      for (const wake of wakers) wake();
-    }),
+  const registry = await openTestRegistry(
+    async (directory) =>
+      observeCommits(await openStore(directory), () => {
+        for (const wake of wakers) wake();
+      }),
+    options,
   );
   const receiver = await startReceiver();
   const reasons: string[] = [];
@@ -187,24 +189,26 @@ function eventTests(openStore: OpenStore): void {
   });
 
   test('pulls are told only when that is asked for, in batches', async () => {
+    const asked = await openBench(openStore, { pullEvents: true });
+    const repository = await asked.createRepository('team/app');
     const manifest = indexOf([]);
-    await t.registry.images.put(app, push(manifest, ['v1']));
-    for (const pullEvents of [false, true]) {
-      const registry = createRegistry({
-        store: t.store,
-        blobs: t.blobs,
-        clock: () => t.time.now,
-        pullEvents,
-      });
-      await registry.images.find(app, 'v1', { pull: true });
-      await registry.images.find(app, 'v1', { pull: true });
-      await registry.flush();
-    }
     const digest = digestOf(manifest);
-    assert.deepEqual(told(await t.all()), [
+    for (const [bench, target] of [
+      [t, app],
+      [asked, repository],
+    ] as const) {
+      const { images } = bench.registry;
+      await images.put(target, push(manifest, ['v1']));
+      await images.find(target, 'v1', { pull: true });
+      await images.find(target, 'v1', { pull: true });
+      await bench.registry.flush();
+    }
+    assert.deepEqual(told(await t.all()), [['PUSH', 'v1', digest]]);
+    assert.deepEqual(told(await asked.all()), [
       ['PUSH', 'v1', digest],
       ['PULL', undefined, digest],
     ]);
+    await asked.close();
   });
 
   test('deliveries are signed, and accepted ones forgotten', async () => {
