@@ -55,6 +55,9 @@ export const FAULTS = {
   RepositoryNotEmptyException: entry(denied, ['DeleteConflict', 409]),
   RepositoryPolicyNotFoundException: entry(['UNKNOWN', 404], ['NoSuchEntity', 404]),
   KmsException: entry(denied, ['KmsException', 400]),
+  LifecyclePolicyNotFoundException: entry(['UNKNOWN', 404], ['NoSuchEntity', 404]),
+  LifecyclePolicyPreviewNotFoundException: entry(['UNKNOWN', 404], ['NoSuchEntity', 404]),
+  LifecyclePolicyPreviewInProgressException: entry(denied, ['EntityAlreadyExists', 409]),
   // Registries and their settings
   RegistryPolicyNotFoundException: entry(['UNKNOWN', 404], ['NoSuchEntity', 404]),
   TemplateAlreadyExistsException: entry(denied, ['EntityAlreadyExists', 409]),
@@ -66,6 +69,7 @@ export const FAULTS = {
   ImageAlreadyExistsException: entry(['TAG_INVALID', 400], ['EntityAlreadyExists', 409]),
   ImageTagAlreadyExistsException: entry(['TAG_INVALID', 400], ['EntityAlreadyExists', 409]),
   ImageDigestDoesNotMatchException: entry(['MANIFEST_INVALID', 400], validation),
+  ImageStorageClassUpdateNotSupportedException: entry(denied, ['DeleteConflict', 409]),
   ImageReferencedByManifestList: entry(unsupported, ['DeleteConflict', 409]),
   ReferencedImagesNotFoundException: entry(['MANIFEST_BLOB_UNKNOWN', 400], ['NoSuchEntity', 404]),
   ManifestInvalid: entry(['MANIFEST_INVALID', 400], validation),
@@ -142,6 +146,28 @@ export function repositoryPolicyNotFound(name: string, account: string): Fault {
   return new Fault(
     'RepositoryPolicyNotFoundException',
     `Repository policy does not exist for the repository with name '${name}' in the registry with id '${account}'`,
+  );
+}
+
+export function lifecyclePolicyNotFound(name: string, account: string): Fault {
+  return new Fault(
+    'LifecyclePolicyNotFoundException',
+    `Lifecycle policy does not exist for the repository with name '${name}' in the registry with id '${account}'`,
+  );
+}
+
+/** No preview was ever started. */
+export function lifecyclePreviewNotFound(name: string, account: string): Fault {
+  return new Fault(
+    'LifecyclePolicyPreviewNotFoundException',
+    `Lifecycle policy preview does not exist for the repository with name '${name}' in the registry with id '${account}'`,
+  );
+}
+
+export function lifecyclePreviewInProgress(name: string, account: string): Fault {
+  return new Fault(
+    'LifecyclePolicyPreviewInProgressException',
+    `Lifecycle policy preview is in progress for the repository with name '${name}' in the registry with id '${account}'`,
   );
 }
 

@@ -5,6 +5,7 @@ import type { OperationTable } from '../protocol/protocol.ts';
 import { createExclusionOperations } from './exclusions.ts';
 import { createImageOperations } from './images.ts';
 import { createLayerOperations } from './layers.ts';
+import { createLifecycleOperations } from './lifecycle.ts';
 import { createListingOperations } from './listings.ts';
 import { notBuiltOperations } from './not-built.ts';
 import { createPageTokens } from './pages.ts';
@@ -12,6 +13,7 @@ import { createPolicyOperations } from './policies.ts';
 import { createRegistryOperations } from './registry.ts';
 import { createRepositoryOperations } from './repositories.ts';
 import type { EcrOptions, EcrServices } from './services.ts';
+import { createStorageClassOperations } from './storage-class.ts';
 import { createTagOperations } from './tags.ts';
 import { createTokenOperations } from './tokens.ts';
 
@@ -36,6 +38,8 @@ export function createEcrOperations(options: EcrOptions): OperationTable<Princip
     ...createImageOperations(services),
     ...createListingOperations(services),
     ...createLayerOperations(services),
+    ...createLifecycleOperations(services),
+    ...createStorageClassOperations(services),
     ...createTokenOperations(services),
     ...createRegistryOperations(services),
     ...createExclusionOperations(services),

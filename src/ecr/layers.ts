@@ -19,6 +19,7 @@ import type {
 } from '../model/ecr-types.ts';
 import type { Operation } from '../protocol/protocol.ts';
 import type { Repository } from '../registry/registry.ts';
+import { archivedLayers } from '../store/store.ts';
 import { checkRepository, requireReadable, requireRepository, type EcrServices } from './services.ts';
 
 const LAYER_DIGEST = /^[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+$/;
@@ -73,6 +74,7 @@ export function createLayerOperations(services: EcrServices) {
         else failures.push(failure);
       }
       const known = await layers.availability(repository, wanted);
+      const archived = await archivedLayers(services.store.read, repository.id, wanted);
       const answer: Layer[] = [];
       for (const layerDigest of wanted) {
         const layer = known.get(layerDigest);
@@ -82,7 +84,7 @@ export function createLayerOperations(services: EcrServices) {
         else {
           answer.push({
             layerDigest,
-            layerAvailability: 'AVAILABLE',
+            layerAvailability: archived.has(layerDigest) ? 'ARCHIVED' : 'AVAILABLE',
             layerSize: layer.size,
             mediaType: layer.mediaType ?? LAYER_MEDIA_TYPE,
           });
@@ -164,6 +166,13 @@ export function createLayerOperations(services: EcrServices) {
         throw new Fault(
           'LayersNotFoundException',
           `The layer with digest '${layerDigest}' does not exist within ${where}`,
+        );
+      }
+      const archived = await archivedLayers(services.store.read, repository.id, [layerDigest]);
+      if (archived.has(layerDigest)) {
+        throw new Fault(
+          'LayerInaccessibleException',
+          `The layer with digest '${layerDigest}' is not available because only archived images in ${where} refer to it`,
         );
       }
       if (!layer.referenced) {

@@ -6,6 +6,7 @@ import type {
   DescribeImagesResponse,
   ImageDetail,
   ImageIdentifier,
+  ImageStatus,
   ImageStatusFilter,
   ListImagesRequest,
   ListImagesResponse,
@@ -18,7 +19,7 @@ import {
   imagesByDigest,
   pageEntries,
   pageImages,
-  selectTags,
+  pageTags,
   tagsOfImages,
   type ImageEntry,
   type ImagePosition,
@@ -30,12 +31,13 @@ import { checkRepository, requireRepository, type EcrServices } from './services
 
 const IMAGE_DIGEST = /^[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+$/;
 
-/** Every image is active as long as nothing can archive one. */
-function mayBeActive(status: ImageStatusFilter | undefined): boolean {
-  return status === undefined || status === 'ACTIVE' || status === 'ANY';
+/** The status a listing is about: active unless the client says otherwise; `undefined` is any. */
+function statusOf(filter: ImageStatusFilter | undefined): ImageStatus | undefined {
+  return filter === 'ANY' ? undefined : (filter ?? 'ACTIVE');
 }
 
-function isTagged(status: TagStatus | undefined): boolean | undefined {
+/** Whether only images with tags are wanted, or only those without. */
+export function isTagged(status: TagStatus | undefined): boolean | undefined {
   return status === 'TAGGED' ? true : status === 'UNTAGGED' ? false : undefined;
 }
 
@@ -55,7 +57,9 @@ function detailOf(repository: Repository, image: ImageSummary, tags: string[] | 
     ...(image.artifactType !== undefined && { artifactMediaType: image.artifactType }),
     ...(image.lastPulledAt !== undefined && { lastRecordedPullTime: new Date(image.lastPulledAt) }),
     ...(image.subjectDigest !== undefined && { subjectManifestDigest: image.subjectDigest }),
-    imageStatus: 'ACTIVE',
+    imageStatus: image.status,
+    ...(image.archivedAt !== undefined && { lastArchivedAt: new Date(image.archivedAt) }),
+    ...(image.activatedAt !== undefined && { lastActivatedAt: new Date(image.activatedAt) }),
   };
 }
 
@@ -127,13 +131,16 @@ export function createListingOperations(services: EcrServices) {
       if (input.imageIds !== undefined) {
         const images = await findByIds(store.read, repository, input.imageIds);
         const details = await detailsOf(store.read, repository, images);
+        // WHY no status unless it is asked for: whoever names an image wants to know of it, archived or not.
+        const wanted = imageStatus === undefined ? undefined : statusOf(imageStatus);
         const selected = (detail: ImageDetail): boolean =>
-          mayBeActive(imageStatus) && (tagged === undefined || tagged === (detail.imageTags !== undefined));
+          (wanted === undefined || wanted === detail.imageStatus) &&
+          (tagged === undefined || tagged === (detail.imageTags !== undefined));
         return { imageDetails: details.filter(selected) };
       }
-      if (!mayBeActive(imageStatus)) return { imageDetails: [] };
       const limit = input.maxResults ?? PAGE_DEFAULT;
-      const { images, next } = await pageImages(store.read, repository.id, { after, tagged, limit });
+      const options = { after, tagged, status: statusOf(imageStatus), limit };
+      const { images, next } = await pageImages(store.read, repository.id, options);
       return {
         imageDetails: await detailsOf(store.read, repository, images),
         ...(next !== undefined && { nextToken: pages.seal(scope, [next.pushedAt, next.digest]) }),
@@ -148,14 +155,8 @@ export function createListingOperations(services: EcrServices) {
       const repository = await requireRepository(services, input, context);
       const scope = ['ListImages', repository.id, tagStatus ?? 'ANY', imageStatus ?? 'ACTIVE'];
       const after = pages.open(scope, input.nextToken);
-      if (!mayBeActive(imageStatus)) return { imageIds: [] };
-      const page = await pageIds(
-        store.read,
-        repository.id,
-        tagStatus,
-        after,
-        input.maxResults ?? PAGE_DEFAULT,
-      );
+      const filter = { tagStatus, status: statusOf(imageStatus) };
+      const page = await pageIds(store.read, repository.id, filter, after, input.maxResults ?? PAGE_DEFAULT);
       return {
         imageIds: page.ids,
         ...(page.next !== undefined && { nextToken: pages.seal(scope, page.next) }),
@@ -175,29 +176,27 @@ interface IdPage {
 async function pageIds(
   read: Reader,
   repositoryId: string,
-  tagStatus: TagStatus | undefined,
+  { tagStatus, status }: { tagStatus: TagStatus | undefined; status: ImageStatus | undefined },
   after: Position | undefined,
   limit: number,
 ): Promise<IdPage> {
   if (tagStatus === 'TAGGED') {
     const last = after === undefined ? undefined : String(after[0]);
-    const rows = await selectTags(read, repositoryId, last, limit + 1).execute();
-    const page = rows.slice(0, limit);
-    const name = page.at(-1)?.name;
+    const { tags, next } = await pageTags(read, repositoryId, last, limit, status);
     return {
-      ids: page.map((row) => ({ imageDigest: row.digest, imageTag: row.name })),
-      next: rows.length > limit && name !== undefined ? [name] : undefined,
+      ids: tags.map(({ digest, name }) => ({ imageDigest: digest, imageTag: name })),
+      next: next === undefined ? undefined : [next],
     };
   }
   if (tagStatus === 'UNTAGGED') {
-    const options = { after: imagePosition(after), tagged: false, limit };
+    const options = { after: imagePosition(after), tagged: false, status, limit };
     const { images, next } = await pageImages(read, repositoryId, options);
     return {
       ids: images.map(({ digest }) => ({ imageDigest: digest })),
       next: next === undefined ? undefined : [next.pushedAt, next.digest],
     };
   }
-  const { entries, next } = await pageEntries(read, repositoryId, entryPosition(after), limit);
+  const { entries, next } = await pageEntries(read, repositoryId, entryPosition(after), limit, status);
   return {
     ids: entries.map(({ digest, tag }) => ({
       imageDigest: digest,

@@ -3,16 +3,6 @@ import type { OperationNotBuilt } from '../protocol/protocol.ts';
 
 const FAMILIES: readonly (readonly [reason: string, operations: readonly string[]])[] = [
   [
-    'Lifecycle policies are not built: nothing would expire images.',
-    [
-      'PutLifecyclePolicy',
-      'GetLifecyclePolicy',
-      'DeleteLifecyclePolicy',
-      'StartLifecyclePolicyPreview',
-      'GetLifecyclePolicyPreview',
-    ],
-  ],
-  [
     'Replication is not built: nothing would copy images to other regions or accounts.',
     [
       'PutReplicationConfiguration',
@@ -62,7 +52,6 @@ const FAMILIES: readonly (readonly [reason: string, operations: readonly string[
       'DescribeImageSigningStatus',
     ],
   ],
-  ['Storage classes are not built: all images are in the standard class.', ['UpdateImageStorageClass']],
   [
     'Listing referrers by this operation is not built. The registry endpoint answers GET /v2/{name}/referrers/{digest}.',
     ['ListImageReferrers'],

@@ -54,6 +54,15 @@ export const LIMITS = {
   jobRetryMs: 1000,
   jobRetryMsMax: 3_600_000,
   jobAttemptsMax: 20,
+  /** Time between runs of a lifecycle policy, so that what becomes due is done within 24 hours (ecr-api.md §12.4). */
+  lifecycleEveryMs: 23 * 3_600_000,
+  /** A preview that takes longer has failed; results are kept this long (ecr-api.md §12.1). */
+  previewRunMs: 3_600_000,
+  previewKeepMs: 24 * 3_600_000,
+  /** How long a restored image is activating: ECR promises 20 minutes (ecr-api.md §11). */
+  imageActivationMs: 60_000,
+  /** Referrers follow a subject that was deleted or archived: ECR promises 24 hours (ecr-api.md §9.3). */
+  referrersFollowMs: 3_600_000,
   /** Webhooks: time for one answer, tries, and the age at which an event not accepted is a dead letter (EventBridge's). */
   webhookTimeoutMs: 10_000,
   webhookAttemptsMax: 20,

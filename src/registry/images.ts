@@ -23,7 +23,7 @@ import type {
   Repository,
 } from './registry.ts';
 import { retryBrokenReference } from './retry.ts';
-import type { Store } from '../store/store.ts';
+import { pageTags, type Store } from '../store/store.ts';
 
 const CACHE_BYTES_MAX = 32 * 1_048_576;
 /** Rows read at once for referrers, and the bytes of manifests after which the list ends. */
@@ -66,14 +66,14 @@ export function createImages(context: RegistryContext): FlushableImages {
         store.transact('image.delete', { repository: nameOf(repository), ids, now: clock() }),
       ),
     listTags: async (repository, last, limit) => {
-      let query = store.read
-        .selectFrom('tag')
-        .select('name')
-        .where('repository_id', '=', repository.id)
-        .orderBy('name')
-        .limit(limit);
-      if (last !== undefined) query = query.where('name', '>', last);
-      return (await query.execute()).map(({ name }) => name);
+      const names: string[] = [];
+      let after = last;
+      do {
+        const page = await pageTags(store.read, repository.id, after, limit - names.length, 'ACTIVE');
+        names.push(...page.tags.map(({ name }) => name));
+        after = page.next;
+      } while (after !== undefined && names.length < limit);
+      return names;
     },
     referrers: (repository, subject, artifactTypes) =>
       listReferrers(store, pulls, repository, subject, artifactTypes),
@@ -181,7 +181,7 @@ function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Prom
      join image i on i.repository_id = t.repository_id and i.digest = t.image_digest
      join tag k on k.repository_id = t.repository_id and k.image_digest = t.image_digest
      join tag o on o.repository_id = k.repository_id and o.name = k.name
-     where t.repository_id = ? and t.name = ?
+     where t.repository_id = ? and t.name = ? and i.status is null
      order by o.tagged_at, o.name`,
   );
   const byDigest = store.prepare<HeadRow>(
@@ -189,7 +189,7 @@ function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Prom
      from image i
      left join tag k on k.repository_id = i.repository_id and k.image_digest = i.digest
      left join tag o on o.repository_id = k.repository_id and o.name = k.name
-     where i.repository_id = ? and i.digest = ?
+     where i.repository_id = ? and i.digest = ? and i.status is null
      order by o.tagged_at, o.name`,
   );
   const byId = store.prepare<ImageRow>(
@@ -273,7 +273,8 @@ async function listReferrers(
     .selectFrom('image')
     .select(['id', 'pushed_at'])
     .where('repository_id', '=', repository.id)
-    .where('subject_digest', '=', subject);
+    .where('subject_digest', '=', subject)
+    .where('status', 'is', null);
   if (artifactTypes.length > 0) query = query.where('artifact_type', 'in', artifactTypes);
   const ids = (await query.execute())
     .sort((a, b) => Number(a.pushed_at) - Number(b.pushed_at))

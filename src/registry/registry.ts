@@ -13,6 +13,8 @@ import { createImages } from './images.ts';
 import { createLayers } from './layers.ts';
 import { createUploads } from './uploads.ts';
 
+export { createLifecycleHandlers, type LifecycleOptions } from './lifecycle.ts';
+
 /** A repository as stored. `policy` and `tags` also serve authorisation. */
 export interface Repository extends RepositoryAddress {
   readonly id: string;

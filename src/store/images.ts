@@ -19,6 +19,7 @@ import { type BlobReference, type ChildReference, imageSize } from '../domain/ma
 import { decideTagMove, type TagRules } from '../domain/tags.ts';
 import { recordDeletion, recordPulls, recordPush, type Deletion } from './image-events.ts';
 import { chunks } from './repository-blobs.ts';
+import { followSubject, restoreImage } from './storage-class.ts';
 import type { Transaction, Tx } from './transaction.ts';
 
 export { unlinkBlobsOfRepository } from './repository-blobs.ts';
@@ -64,14 +65,17 @@ export interface PutImageOutcome {
 }
 
 /** Stores an image and sets its tags. See `Images.put` for the Faults. */
-async function putImage(tx: Tx, input: PutImageRow): Promise<PutImageOutcome> {
-  const { region, rules } = await requireRepository(tx, input.repository);
+async function putImage(tx: Tx, asked: PutImageRow): Promise<PutImageOutcome> {
+  const { region, rules } = await requireRepository(tx, asked.repository);
   const present = await tx
     .selectFrom('image')
-    .select(['media_type', 'subject_digest'])
-    .where('repository_id', '=', input.repository.id)
-    .where('digest', '=', input.digest)
+    .select(['media_type', 'subject_digest', 'status'])
+    .where('repository_id', '=', asked.repository.id)
+    .where('digest', '=', asked.digest)
     .executeTakeFirst();
+  // WHY accepted: pushing an archived image restores it (ecr-api.md §7.1), so it is no repetition.
+  const isStored = present !== undefined && present.status !== null;
+  const input: PutImageRow = isStored ? { ...asked, existing: 'accept' } : asked;
   if (present !== undefined && input.existing === 'refuse' && input.tags.length === 0) {
     throw imageAlreadyExists(input, 'null');
   }
@@ -83,6 +87,7 @@ async function putImage(tx: Tx, input: PutImageRow): Promise<PutImageOutcome> {
     await insertImage(tx, input, imageSize(input.contentSize, childSizes));
     await insertReferences(tx, input, held);
   }
+  if (isStored) await restoreImage(tx, { ...input.repository, region }, input.digest, input.now);
   const tagged = await setTags(tx, input, rules, present === undefined);
   await recordPush(tx, input, region, present === undefined, tagged);
   return {
@@ -167,6 +172,8 @@ async function requireChildren(tx: Tx, input: PutImageRow): Promise<number[]> {
       .selectFrom('image')
       .select(['digest', 'size', sql<number | string>`length(manifest)`.as('bytes')])
       .where('repository_id', '=', input.repository.id)
+      // An archived image cannot be pulled, so it must be pushed again first, which restores it.
+      .where('status', 'is', null)
       .where(
         'digest',
         'in',
@@ -192,6 +199,7 @@ async function requireRoom(tx: Tx, { repository, imagesMax }: PutImageRow): Prom
     .selectFrom('image')
     .select((q) => q.fn.countAll<number | string>().as('count'))
     .where('repository_id', '=', repository.id)
+    .where('status', 'is', null)
     .executeTakeFirstOrThrow();
   if (Number(count) >= imagesMax) {
     throw new Fault(
@@ -364,7 +372,7 @@ export interface DeleteImagesOutcome {
 }
 
 /** Deletes in the order asked, judging each id by what is left then. @throws Fault RepositoryNotFoundException */
-async function deleteImages(tx: Tx, input: DeleteImagesInput): Promise<DeleteImagesOutcome> {
+export async function deleteImages(tx: Tx, input: DeleteImagesInput): Promise<DeleteImagesOutcome> {
   const { region } = await requireRepository(tx, input.repository);
   const outcome: DeleteImagesOutcome = { imageIds: [], failures: [] };
   for (const imageId of distinctImageIds(input.ids)) {
@@ -529,6 +537,7 @@ async function deleteImage(tx: Tx, repositoryId: string, digest: string, now: nu
     .where('repository_id', '=', repositoryId)
     .where('digest', '=', digest)
     .execute();
+  await followSubject(tx, { repositoryId, digest }, now);
 }
 
 /**

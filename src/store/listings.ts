@@ -4,6 +4,7 @@
  * meanwhile do not move it.
  */
 import { sql } from 'kysely';
+import { hasStoredImages, type ImageStatus } from './storage-class.ts';
 import type { Reader } from './transaction.ts';
 
 /** An image without its manifest. Times in milliseconds since the epoch. */
@@ -15,6 +16,10 @@ export interface ImageSummary {
   readonly size: number;
   readonly pushedAt: number;
   readonly lastPulledAt: number | undefined;
+  readonly status: ImageStatus;
+  /** of the last time */
+  readonly archivedAt: number | undefined;
+  readonly activatedAt: number | undefined;
 }
 
 export interface ImagePosition {
@@ -27,6 +32,8 @@ export interface ImagePageOptions {
   readonly after: ImagePosition | undefined;
   /** only images with tags, or only those without */
   readonly tagged: boolean | undefined;
+  /** only images of this status; of any without */
+  readonly status?: ImageStatus | undefined;
   readonly limit: number;
 }
 
@@ -41,6 +48,9 @@ const SUMMARY = [
   'i.size',
   'i.pushed_at',
   'i.last_pulled_at',
+  'i.status',
+  'i.archived_at',
+  'i.activated_at',
 ] as const;
 
 interface SummaryRow {
@@ -51,6 +61,9 @@ interface SummaryRow {
   readonly size: number;
   readonly pushed_at: number;
   readonly last_pulled_at: number | null;
+  readonly status: 'ARCHIVED' | 'ACTIVATING' | null;
+  readonly archived_at: number | null;
+  readonly activated_at: number | null;
 }
 
 function summaryOf(row: SummaryRow): ImageSummary {
@@ -62,16 +75,28 @@ function summaryOf(row: SummaryRow): ImageSummary {
     size: row.size,
     pushedAt: row.pushed_at,
     lastPulledAt: row.last_pulled_at ?? undefined,
+    status: row.status ?? 'ACTIVE',
+    archivedAt: row.archived_at ?? undefined,
+    activatedAt: row.activated_at ?? undefined,
   };
 }
 
-/** The images of a repository after a position, in the order of the listing. */
-function imagesAfter(read: Reader, repositoryId: string, after: ImagePosition | undefined) {
+/**
+ * The images of a repository after a position, in the order of the listing. Those that are not active have an index of their
+ * own; the active ones are found by walking over all.
+ */
+function imagesAfter(
+  read: Reader,
+  repositoryId: string,
+  after: ImagePosition | undefined,
+  status: ImageStatus | undefined,
+) {
   let query = read
     .selectFrom('image as i')
     .where('i.repository_id', '=', repositoryId)
     .orderBy('i.pushed_at', 'desc')
     .orderBy('i.digest');
+  if (status !== undefined && status !== 'ACTIVE') query = query.where('i.status', '=', status);
   if (after !== undefined) {
     query = query
       .where('i.pushed_at', '<=', after.pushedAt)
@@ -84,10 +109,11 @@ function imagesAfter(read: Reader, repositoryId: string, after: ImagePosition | 
 export function selectImages(
   read: Reader,
   repositoryId: string,
-  { after, tagged, limit }: ImagePageOptions,
+  { after, tagged, status, limit }: ImagePageOptions,
   until?: ImagePosition,
 ) {
-  let query = imagesAfter(read, repositoryId, after).select(SUMMARY).limit(limit);
+  let query = imagesAfter(read, repositoryId, after, status).select(SUMMARY).limit(limit);
+  if (status === 'ACTIVE') query = query.where('i.status', 'is', null);
   if (until !== undefined) {
     query = query
       .where('i.pushed_at', '>=', until.pushedAt)
@@ -106,9 +132,11 @@ export async function pageImages(
   repositoryId: string,
   options: ImagePageOptions,
 ): Promise<{ images: ImageSummary[]; next: ImagePosition | undefined }> {
-  const { after, tagged, limit } = options;
-  const until = tagged === undefined ? undefined : await findScanEnd(read, repositoryId, after);
-  const rows = await selectImages(read, repositoryId, { after, tagged, limit: limit + 1 }, until).execute();
+  const { after, tagged, status, limit } = options;
+  const filters = tagged !== undefined || (await mustFilter(read, repositoryId, status));
+  const until = filters ? await findScanEnd(read, repositoryId, after, status) : undefined;
+  const query = selectImages(read, repositoryId, { ...options, limit: limit + 1 }, until);
+  const rows = await query.execute();
   const images = rows.slice(0, limit).map(summaryOf);
   const last = images.at(-1);
   const next =
@@ -116,13 +144,23 @@ export async function pageImages(
   return { images, next };
 }
 
+/** Whether a walk over the images of a repository passes over some because of their status. */
+async function mustFilter(
+  read: Reader,
+  repositoryId: string,
+  status: ImageStatus | undefined,
+): Promise<boolean> {
+  return status === 'ACTIVE' && (await hasStoredImages(read, repositoryId));
+}
+
 /** The last image a filtered page looks at; `undefined` when the repository ends before. */
 async function findScanEnd(
   read: Reader,
   repositoryId: string,
   after: ImagePosition | undefined,
+  status: ImageStatus | undefined,
 ): Promise<ImagePosition | undefined> {
-  const row = await imagesAfter(read, repositoryId, after)
+  const row = await imagesAfter(read, repositoryId, after, status)
     .select(['i.pushed_at', 'i.digest'])
     .offset(SCAN_MAX)
     .limit(1)
@@ -141,6 +179,8 @@ export function selectEntries(
   repositoryId: string,
   after: ImageEntry | undefined,
   limit: number,
+  status?: ImageStatus,
+  until?: ImagePosition,
 ) {
   let query = read
     .selectFrom('image as i')
@@ -153,6 +193,13 @@ export function selectEntries(
     .orderBy('i.digest')
     .orderBy('t.name')
     .limit(limit);
+  if (status === 'ACTIVE') query = query.where('i.status', 'is', null);
+  else if (status !== undefined) query = query.where('i.status', '=', status);
+  if (until !== undefined) {
+    query = query
+      .where('i.pushed_at', '>=', until.pushedAt)
+      .where((q) => q.or([q('i.pushed_at', '>', until.pushedAt), q('i.digest', '<=', until.digest)]));
+  }
   if (after !== undefined) {
     const { pushedAt, digest, tag } = after;
     query = query
@@ -168,16 +215,23 @@ export function selectEntries(
   return query;
 }
 
-/** A page of all entries. An image is never left out, whatever happens to its tags between two pages. */
+/** A page of all entries. An image is never left out, whatever happens to its tags between two pages. It may be short. */
 export async function pageEntries(
   read: Reader,
   repositoryId: string,
   after: ImageEntry | undefined,
   limit: number,
+  status?: ImageStatus,
 ): Promise<{ entries: ImageEntry[]; next: ImageEntry | undefined }> {
-  const rows = await selectEntries(read, repositoryId, after, limit + 1).execute();
+  // WHY no filter that passes over nothing: the plan of the query stays that of a plain walk.
+  const filters = status !== 'ACTIVE' || (await hasStoredImages(read, repositoryId));
+  const until =
+    status === 'ACTIVE' && filters ? await findScanEnd(read, repositoryId, after, status) : undefined;
+  const query = selectEntries(read, repositoryId, after, limit + 1, filters ? status : undefined, until);
+  const rows = await query.execute();
   const entries = rows.slice(0, limit).map((row) => ({ ...row, tag: row.tag ?? undefined }));
-  return { entries, next: rows.length > limit ? entries.at(-1) : undefined };
+  const end = until === undefined ? undefined : { ...until, tag: undefined };
+  return { entries, next: rows.length > limit ? entries.at(-1) : end };
 }
 
 /** The page query of tags alone, by name. Exported for the test of its plan. */
@@ -190,6 +244,43 @@ export function selectTags(read: Reader, repositoryId: string, last: string | un
     .limit(limit);
   if (last !== undefined) query = query.where('name', '>', last);
   return query;
+}
+
+export interface TagEntry {
+  readonly name: string;
+  readonly digest: string;
+}
+
+/** A page of tags by name, of images of a status; `next` is where the following page starts. It may be short. */
+export async function pageTags(
+  read: Reader,
+  repositoryId: string,
+  last: string | undefined,
+  limit: number,
+  status: ImageStatus | undefined,
+): Promise<{ tags: TagEntry[]; next: string | undefined }> {
+  const stored = status === undefined ? undefined : await hasStoredImages(read, repositoryId);
+  if (stored === false && status !== 'ACTIVE') return { tags: [], next: undefined };
+  if (stored !== true) {
+    const rows = await selectTags(read, repositoryId, last, limit + 1).execute();
+    const tags = rows.slice(0, limit);
+    return { tags, next: rows.length > limit ? tags.at(-1)?.name : undefined };
+  }
+  const rows = await read
+    .selectFrom(selectTags(read, repositoryId, last, SCAN_MAX).as('t'))
+    .innerJoin('image as i', 'i.digest', 't.digest')
+    .select(['t.name', 't.digest'])
+    .where('i.repository_id', '=', repositoryId)
+    .where((q) =>
+      status === undefined || status === 'ACTIVE' ? q('i.status', 'is', null) : q('i.status', '=', status),
+    )
+    .orderBy('t.name')
+    .limit(limit + 1)
+    .execute();
+  const tags = rows.slice(0, limit);
+  if (rows.length > limit) return { tags, next: tags.at(-1)?.name };
+  const end = selectTags(read, repositoryId, last, 1).offset(SCAN_MAX - 1);
+  return { tags, next: (await end.executeTakeFirst())?.name };
 }
 
 /** Tags of images in the order they were first set. Images without tags have no entry. */

@@ -63,13 +63,32 @@ export {
   quotaExceeded,
   readGrants,
 } from './identities.ts';
+export type {
+  AppliedLifecycle,
+  LifecyclePreview,
+  PlannedAction,
+  PlannedGroup,
+  PreviewImage,
+  StoredLifecyclePolicy,
+} from './lifecycle.ts';
+export {
+  findLifecyclePolicy,
+  findPreview,
+  LIFECYCLE_JOB,
+  pageLifecycleImages,
+  pagePreview,
+  PREVIEW_JOB,
+  previewOfImages,
+} from './lifecycle.ts';
+export type { ImageStatus } from './storage-class.ts';
+export { ACTIVATION_JOB, archivedLayers, REFERRERS_JOB } from './storage-class.ts';
 export type { ImageEntry, ImagePageOptions, ImagePosition, ImageSummary } from './listings.ts';
 export {
   digestsOfTags,
   imagesByDigest,
   pageEntries,
   pageImages,
-  selectTags,
+  pageTags,
   tagsOfImages,
 } from './listings.ts';
 export { createTotals, prepareBacklogs } from './measures.ts';

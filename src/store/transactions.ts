@@ -4,9 +4,11 @@ import { garbageTransactions } from './garbage.ts';
 import { identityTransactions } from './identities.ts';
 import { imageTransactions } from './images.ts';
 import { jobTransactions } from './jobs.ts';
+import { lifecycleTransactions } from './lifecycle.ts';
 import { registryTransactions } from './registries.ts';
 import { repositoryTransactions } from './repositories.ts';
 import { templateTransactions } from './templates.ts';
+import { storageClassTransactions } from './storage-class.ts';
 import { uploadTransactions } from './uploads.ts';
 
 /** Every write there is, by name. The writer thread imports this file itself: functions do not cross threads. */
@@ -16,6 +18,8 @@ export const TRANSACTIONS = {
   ...repositoryTransactions,
   ...templateTransactions,
   ...imageTransactions,
+  ...storageClassTransactions,
+  ...lifecycleTransactions,
   ...uploadTransactions,
   ...garbageTransactions,
   ...jobTransactions,

@@ -19,6 +19,7 @@ import {
   GetAuthorizationTokenCommand,
   GetDownloadUrlForLayerCommand,
   GetRepositoryPolicyCommand,
+  GetSigningConfigurationCommand,
   InitiateLayerUploadCommand,
   InvalidLayerPartException,
   KmsException,
@@ -29,7 +30,6 @@ import {
   paginateListImages,
   PutImageCommand,
   PutImageTagMutabilityCommand,
-  PutLifecyclePolicyCommand,
   SetRepositoryPolicyCommand,
   TagResourceCommand,
   UntagResourceCommand,
@@ -257,9 +257,8 @@ test('tokens, and what is not built', async () => {
     message:
       "Invalid parameter at 'registryIds' failed to satisfy constraint: 'Member must satisfy constraint: [Member must satisfy regular expression pattern: [0-9]{12}]'",
   });
-  const lifecyclePolicyText = JSON.stringify({ rules: [], padding: ' '.repeat(100) });
-  await assert.rejects(client.send(new PutLifecyclePolicyCommand({ repositoryName, lifecyclePolicyText })), {
+  await assert.rejects(client.send(new GetSigningConfigurationCommand({})), {
     name: 'OperationNotBuilt',
-    message: /Lifecycle policies are not built/,
+    message: /Managed signing is not built/,
   });
 });

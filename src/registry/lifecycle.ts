@@ -1,0 +1,235 @@
+/**
+ * Background work on the images of a repository: runs of its lifecycle policy and previews of one (ecr-api.md §12), restores
+ * of archived images (§11), and referrers that follow their subject (§9.3). All of it is jobs, so any process may do it, and a
+ * run that is broken off is begun again.
+ */
+import { setImmediate as yieldToOthers } from 'node:timers/promises';
+import {
+  evaluateLifecycleInSteps,
+  type LifecycleAction,
+  type LifecycleEvaluation,
+} from '../domain/lifecycle-evaluation.ts';
+import type { LifecycleImage } from '../domain/lifecycle-images.ts';
+import { type LifecyclePolicy, parseLifecyclePolicy } from '../domain/lifecycle.ts';
+import type { JobHandler, JobResult, JobRun } from '../jobs/jobs.ts';
+import { LIMITS } from '../lib/limits.ts';
+import {
+  ACTIVATION_JOB,
+  findLifecyclePolicy,
+  findPreview,
+  type ImagePosition,
+  LIFECYCLE_JOB,
+  pageLifecycleImages,
+  type PlannedAction,
+  type PlannedGroup,
+  PREVIEW_JOB,
+  REFERRERS_JOB,
+  type Store,
+} from '../store/store.ts';
+import { retryBrokenReference } from './retry.ts';
+
+/** Images read at once: a few milliseconds. */
+const PAGE = 500;
+/** Images acted on in one transaction, which other writers wait for. */
+const BATCH = 50;
+/** Results of a preview written in one transaction. */
+const PREVIEW_BATCH = 500;
+/** A run that acts for this long decides anew. */
+const RUN_MS = 60_000;
+/** A preview that failed this often has failed. */
+const PREVIEW_ATTEMPTS_MAX = 3;
+
+export interface LifecycleOptions {
+  readonly store: Store;
+  /** epoch milliseconds */
+  readonly clock: () => number;
+  /** writes the pull times this process still holds back, which a run must know */
+  flush(): Promise<void>;
+}
+
+/** The handlers of the jobs, by kind. */
+export function createLifecycleHandlers(options: LifecycleOptions): Readonly<Record<string, JobHandler>> {
+  return {
+    // WHY never given up: an expiry that stopped for good would fill the disk unnoticed.
+    [LIFECYCLE_JOB]: { run: (job) => runPolicy(options, job), attemptsMax: Number.MAX_SAFE_INTEGER },
+    [PREVIEW_JOB]: { run: (job) => runPreview(options, job) },
+    [ACTIVATION_JOB]: { run: (job) => activate(options, job), concurrency: 4 },
+    [REFERRERS_JOB]: { run: (job) => followSubject(options, job) },
+  };
+}
+
+/** Asked for when a policy is put; comes again every day as long as there is one. */
+async function runPolicy(options: LifecycleOptions, { key, signal }: JobRun): Promise<JobResult> {
+  const { store, clock } = options;
+  const stored = await findLifecyclePolicy(store.read, key);
+  if (stored === undefined) return;
+  const { policy } = stored;
+  const { evaluation, images } = await evaluate(options, key, policy, signal);
+  const started = clock();
+  for (const groups of batchesOf(planGroups(evaluation.actions, parseLifecyclePolicy(policy), images))) {
+    signal.throwIfAborted();
+    const applied = await retryBrokenReference(() =>
+      store.transact('lifecycle.apply', { repositoryId: key, policy, groups, now: clock() }),
+    );
+    // Whoever changed the policy asked for a run of the new one.
+    if (!applied.current) return { again: clock() };
+    // WHY: what was decided a while ago may not hold any more, e.g. when newer images were deleted meanwhile.
+    if (clock() - started > RUN_MS) return { again: clock() };
+  }
+  await store.transact('lifecycle.finish', { repositoryId: key, policy, now: clock() });
+  return { again: evaluation.unfinished ? clock() : clock() + LIMITS.lifecycleEveryMs };
+}
+
+/** Reads all images without their manifests and evaluates, making way for other work all along. */
+async function evaluate(
+  { store, clock, flush }: LifecycleOptions,
+  repositoryId: string,
+  policy: string,
+  signal: AbortSignal,
+): Promise<{ evaluation: LifecycleEvaluation; images: ReadonlyMap<string, LifecycleImage> }> {
+  await flush();
+  const images = new Map<string, LifecycleImage>();
+  let after: ImagePosition | undefined;
+  do {
+    const page = await pageLifecycleImages(store.read, repositoryId, after, PAGE);
+    for (const image of page.images) images.set(image.digest, image);
+    after = page.next;
+    await yieldToOthers();
+    signal.throwIfAborted();
+  } while (after !== undefined);
+  const steps = evaluateLifecycleInSteps(parseLifecyclePolicy(policy), images.values(), clock());
+  for (;;) {
+    const { done, value } = steps.next();
+    if (done === true) return { evaluation: value, images };
+    await yieldToOthers();
+    signal.throwIfAborted();
+  }
+}
+
+/**
+ * The actions with what must still be true of each image. INVARIANT: a referrer is in the group of the image it goes with,
+ * before it, so that an image that stays keeps its referrers.
+ */
+function* planGroups(
+  actions: readonly LifecycleAction[],
+  { rules }: LifecyclePolicy,
+  images: ReadonlyMap<string, LifecycleImage>,
+): Generator<PlannedGroup> {
+  const countsPulls = new Set(
+    rules
+      .filter(({ selection }) => selection.countType === 'sinceImagePulled')
+      .map(({ rulePriority }) => rulePriority),
+  );
+  let referrers: PlannedAction[] = [];
+  for (const { digest, action, rulePriority, follows } of actions) {
+    const image = images.get(digest);
+    if (image === undefined) continue;
+    const { status, pushedAt } = image;
+    const planned = { digest, action, status, pushedAt };
+    if (follows !== undefined) {
+      referrers.push(planned);
+      continue;
+    }
+    const group = {
+      ...planned,
+      tags: image.tags,
+      archivedAt: image.lastArchivedAt,
+      activatedAt: image.lastActivatedAt,
+      pulls: countsPulls.has(rulePriority) ? { lastAt: image.lastPulledAt } : undefined,
+    };
+    for (; referrers.length >= BATCH; referrers = referrers.slice(BATCH))
+      yield { ...group, referrers: referrers.slice(0, BATCH), ends: false };
+    yield { ...group, referrers, ends: true };
+    referrers = [];
+  }
+}
+
+function* batchesOf(groups: Iterable<PlannedGroup>): Generator<PlannedGroup[]> {
+  let batch: PlannedGroup[] = [];
+  let size = 0;
+  for (const group of groups) {
+    if (size > 0 && size + group.referrers.length + 1 > BATCH) {
+      yield batch;
+      batch = [];
+      size = 0;
+    }
+    batch.push(group);
+    size += group.referrers.length + 1;
+  }
+  if (batch.length > 0) yield batch;
+}
+
+/** Computes the newest preview of a repository; comes again when its results are old, to remove them. */
+async function runPreview(options: LifecycleOptions, job: JobRun): Promise<JobResult> {
+  const { store, clock } = options;
+  const found = await findPreview(store.read, job.key, clock());
+  if (found === undefined) return;
+  const name = { repositoryId: job.key, preview: found.preview };
+  const counts = { expiring: found.expiring, transitioning: found.transitioning };
+  if (found.status === 'IN_PROGRESS') {
+    try {
+      await computePreview(options, name, found.policy, job.signal);
+    } catch (error) {
+      if (job.signal.aborted || job.attempts < PREVIEW_ATTEMPTS_MAX) throw error;
+      await store.transact('lifecycle.endPreview', { ...name, status: 'FAILED', now: clock(), ...counts });
+    }
+    return { again: clock() + LIMITS.previewKeepMs + 1 };
+  }
+  if (found.status === 'COMPLETE') return { again: (found.completedAt ?? 0) + LIMITS.previewKeepMs + 1 };
+  if (found.status === 'EXPIRED') {
+    await store.transact('lifecycle.endPreview', { ...name, status: 'EXPIRED', now: clock(), ...counts });
+  }
+  await clearPreviews(store, job.key);
+}
+
+async function computePreview(
+  options: LifecycleOptions,
+  name: { readonly repositoryId: string; readonly preview: string },
+  policy: string,
+  signal: AbortSignal,
+): Promise<void> {
+  const { store, clock } = options;
+  // What earlier previews left, and a run of this one that was broken off.
+  await clearPreviews(store, name.repositoryId);
+  const { evaluation } = await evaluate(options, name.repositoryId, policy, signal);
+  const { actions } = evaluation;
+  for (let place = 0; place < actions.length; place += PREVIEW_BATCH) {
+    signal.throwIfAborted();
+    const batch = { ...name, place, actions: actions.slice(place, place + PREVIEW_BATCH) };
+    if (!(await store.transact('lifecycle.addPreviewImages', batch))) return;
+  }
+  const expiring = actions.filter(({ action }) => action === 'EXPIRE').length;
+  const counts = { expiring, transitioning: actions.length - expiring };
+  await store.transact('lifecycle.endPreview', { ...name, status: 'COMPLETE', now: clock(), ...counts });
+}
+
+async function clearPreviews(store: Store, repositoryId: string): Promise<void> {
+  let cleared: number;
+  do {
+    cleared = await store.transact('lifecycle.clearPreviews', { repositoryId, limit: PREVIEW_BATCH });
+  } while (cleared === PREVIEW_BATCH);
+}
+
+function imageNameOf({ payload }: JobRun): { repositoryId: string; digest: string } {
+  return payload as { repositoryId: string; digest: string };
+}
+
+async function activate({ store, clock }: LifecycleOptions, job: JobRun): Promise<void> {
+  await store.transact('image.activate', { ...imageNameOf(job), now: clock() });
+}
+
+/** Comes again every day while an index needs a referrer. */
+async function followSubject({ store, clock }: LifecycleOptions, job: JobRun): Promise<JobResult> {
+  const name = imageNameOf(job);
+  let blocked = 0;
+  let after: string | undefined = '';
+  while (after !== undefined) {
+    job.signal.throwIfAborted();
+    const input = { ...name, now: clock(), after, limit: BATCH };
+    const followed: { readonly blocked: number; readonly next: string | undefined } =
+      await retryBrokenReference(() => store.transact('lifecycle.followSubject', input));
+    blocked += followed.blocked;
+    after = followed.next;
+  }
+  return blocked === 0 ? undefined : { again: clock() + LIMITS.lifecycleEveryMs };
+}

@@ -1,0 +1,583 @@
+/**
+ * Lifecycle policies, their runs and their previews (ecr-api.md §12). A run evaluates outside of transactions and acts inside
+ * of them, each of which looks again at what it is about to do.
+ */
+import { lifecyclePolicyNotFound, lifecyclePreviewInProgress, repositoryNotFound } from '../domain/faults.ts';
+import type { LifecycleAction } from '../domain/lifecycle-evaluation.ts';
+import type { LifecycleImage } from '../domain/lifecycle-images.ts';
+import type { RepositoryAddress } from '../domain/names.ts';
+import { LIMITS } from '../lib/limits.ts';
+import { deleteImages } from './images.ts';
+import { enqueueJob } from './jobs.ts';
+import { type ImagePosition, pageImages, tagsOfImages } from './listings.ts';
+import { chunks } from './repository-blobs.ts';
+import type { Schema } from './schema.ts';
+import { archiveImage, findPlace, type ImageName } from './storage-class.ts';
+import type { Reader, Transaction, Tx } from './transaction.ts';
+
+/** Kind of the jobs that run the policy of a repository; the key is its id. */
+export const LIFECYCLE_JOB = 'lifecycle';
+/** Kind of the jobs that compute a preview; the key is the id of the repository, the payload which preview. */
+export const PREVIEW_JOB = 'lifecycle.preview';
+
+export interface StoredLifecyclePolicy {
+  readonly policy: string;
+  /** epoch milliseconds; `undefined` before the first run */
+  readonly evaluatedAt: number | undefined;
+}
+
+export async function findLifecyclePolicy(
+  read: Reader,
+  repositoryId: string,
+): Promise<StoredLifecyclePolicy | undefined> {
+  const row = await read
+    .selectFrom('lifecycle_policy')
+    .select(['policy', 'evaluated_at'])
+    .where('repository_id', '=', repositoryId)
+    .executeTakeFirst();
+  return row && { policy: row.policy, evaluatedAt: row.evaluated_at ?? undefined };
+}
+
+/** @throws Fault RepositoryNotFoundException */
+async function requireId(tx: Tx, { account, region, name }: RepositoryAddress): Promise<string> {
+  const row = await tx
+    .selectFrom('repository')
+    .select('id')
+    .where('account', '=', account)
+    .where('region', '=', region)
+    .where('name', '=', name)
+    .executeTakeFirst();
+  if (row === undefined) throw repositoryNotFound(name, account);
+  return row.id;
+}
+
+/** Replaces the policy, which then waits for its first run, and asks for that. @throws Fault RepositoryNotFoundException */
+async function putPolicy(
+  tx: Tx,
+  { address, policy, now }: { address: RepositoryAddress; policy: string; now: number },
+): Promise<void> {
+  const repositoryId = await requireId(tx, address);
+  await setLifecyclePolicy(tx, repositoryId, policy, now);
+}
+
+/** Gives a repository a policy, inside any transaction. */
+export async function setLifecyclePolicy(
+  tx: Tx,
+  repositoryId: string,
+  policy: string,
+  now: number,
+): Promise<void> {
+  await tx
+    .insertInto('lifecycle_policy')
+    .values({ repository_id: repositoryId, policy, evaluated_at: null })
+    .onConflict((conflict) => conflict.column('repository_id').doUpdateSet({ policy, evaluated_at: null }))
+    .execute();
+  await enqueueJob(tx, { kind: LIFECYCLE_JOB, key: repositoryId, runAt: now });
+}
+
+/** Returns what was removed. @throws Fault RepositoryNotFoundException, LifecyclePolicyNotFoundException */
+async function deletePolicy(
+  tx: Tx,
+  { address }: { address: RepositoryAddress },
+): Promise<StoredLifecyclePolicy> {
+  const repositoryId = await requireId(tx, address);
+  const stored = await findLifecyclePolicy(tx, repositoryId);
+  if (stored === undefined) throw lifecyclePolicyNotFound(address.name, address.account);
+  await tx.deleteFrom('lifecycle_policy').where('repository_id', '=', repositoryId).execute();
+  return stored;
+}
+
+/** Notes that a run of this policy ended. */
+async function finishRun(
+  tx: Tx,
+  { repositoryId, policy, now }: { repositoryId: string; policy: string; now: number },
+): Promise<void> {
+  await tx
+    .updateTable('lifecycle_policy')
+    .set({ evaluated_at: now })
+    .where('repository_id', '=', repositoryId)
+    .where('policy', '=', policy)
+    .execute();
+}
+
+/** Images of a repository as a run sees them, youngest push first; `next` is `undefined` on the last page. */
+export async function pageLifecycleImages(
+  read: Reader,
+  repositoryId: string,
+  after: ImagePosition | undefined,
+  limit: number,
+): Promise<{ images: LifecycleImage[]; next: ImagePosition | undefined }> {
+  const page = await pageImages(read, repositoryId, { after, tagged: undefined, limit });
+  const digests = page.images.map(({ digest }) => digest);
+  const tags = await tagsOfImages(read, repositoryId, digests);
+  const children = await childrenOf(read, repositoryId, digests);
+  const images = page.images.map((image): LifecycleImage => ({
+    digest: image.digest,
+    tags: tags.get(image.digest) ?? [],
+    pushedAt: image.pushedAt,
+    lastPulledAt: image.lastPulledAt,
+    lastArchivedAt: image.archivedAt,
+    lastActivatedAt: image.activatedAt,
+    status: image.status,
+    mediaType: image.mediaType,
+    subjectDigest: image.subjectDigest,
+    children: children.get(image.digest),
+  }));
+  return { images, next: page.next };
+}
+
+async function childrenOf(
+  read: Reader,
+  repositoryId: string,
+  digests: readonly string[],
+): Promise<Map<string, string[]>> {
+  const children = new Map<string, string[]>();
+  for (const part of chunks(digests)) {
+    const rows = await read
+      .selectFrom('image_child')
+      .select(['parent_digest', 'child_digest'])
+      .where('repository_id', '=', repositoryId)
+      .where('parent_digest', 'in', part)
+      .execute();
+    for (const { parent_digest: parent, child_digest: child } of rows) {
+      const known = children.get(parent);
+      if (known === undefined) children.set(parent, [child]);
+      else known.push(child);
+    }
+  }
+  return children;
+}
+
+/** What is to happen to an image, and what it was when that was decided. */
+export interface PlannedAction {
+  readonly digest: string;
+  readonly action: 'EXPIRE' | 'TRANSITION';
+  readonly status: LifecycleImage['status'];
+  readonly pushedAt: number;
+}
+
+/** An image that a rule acts on, with the referrers that go before it. */
+export interface PlannedGroup extends PlannedAction {
+  readonly tags: readonly string[];
+  readonly archivedAt: number | undefined;
+  readonly activatedAt: number | undefined;
+  /** set when the rule counts from the last pull: no pull may have come since */
+  readonly pulls: { readonly lastAt: number | undefined } | undefined;
+  readonly referrers: readonly PlannedAction[];
+  /** false: only the referrers are done now, the image itself in a later transaction */
+  readonly ends: boolean;
+}
+
+export interface ApplyLifecycleInput {
+  readonly repositoryId: string;
+  /** the text that was evaluated */
+  readonly policy: string;
+  readonly groups: readonly PlannedGroup[];
+  readonly now: number;
+}
+
+export interface AppliedLifecycle {
+  /** false: the policy is another one now, or none, and nothing was done */
+  readonly current: boolean;
+  readonly expired: number;
+  readonly archived: number;
+  /** images left alone because something about them changed since */
+  readonly changed: number;
+}
+
+/**
+ * Does what a run decided, for some of its images.
+ *
+ * INVARIANT: an image is acted on only if it is what it was at the decision: same push, status and tags, no pull where pulls
+ * count, and no index that needs it; otherwise its referrers are left alone, too.
+ */
+async function applyLifecycle(tx: Tx, input: ApplyLifecycleInput): Promise<AppliedLifecycle> {
+  const { repositoryId, groups, now } = input;
+  const place = await findPlace(tx, repositoryId);
+  const stored = await findLifecyclePolicy(tx, repositoryId);
+  if (place === undefined || stored?.policy !== input.policy) {
+    return { current: false, expired: 0, archived: 0, changed: 0 };
+  }
+  const unchanged = await findUnchanged(tx, repositoryId, groups);
+  const planned = unchanged.flatMap((group) => (group.ends ? [...group.referrers, group] : group.referrers));
+  let archived = 0;
+  let changed = groups.filter(({ ends }) => ends).length - unchanged.filter(({ ends }) => ends).length;
+  const present = await findRows(
+    tx,
+    repositoryId,
+    planned.map(({ digest }) => digest),
+  );
+  const expiring: string[] = [];
+  for (const action of planned) {
+    const row = present.get(action.digest);
+    if (row === undefined || !isSameImage(row, action)) changed++;
+    else if (action.action === 'EXPIRE') expiring.push(action.digest);
+    else if (await archiveImage(tx, place, action.digest, now)) archived++;
+    else changed++;
+  }
+  const { failures } = await deleteImages(tx, {
+    repository: place,
+    ids: expiring.map((imageDigest) => ({ imageDigest })),
+    now,
+  });
+  return {
+    current: true,
+    expired: expiring.length - failures.length,
+    archived,
+    changed: changed + failures.length,
+  };
+}
+
+type ImageRow = Pick<
+  Schema['image'],
+  'digest' | 'pushed_at' | 'last_pulled_at' | 'status' | 'archived_at' | 'activated_at'
+>;
+
+async function findRows(
+  tx: Tx,
+  repositoryId: string,
+  digests: readonly string[],
+): Promise<Map<string, ImageRow>> {
+  const found = new Map<string, ImageRow>();
+  for (const part of chunks(digests)) {
+    const rows = await tx
+      .selectFrom('image')
+      .select(['digest', 'pushed_at', 'last_pulled_at', 'status', 'archived_at', 'activated_at'])
+      .where('repository_id', '=', repositoryId)
+      .where('digest', 'in', part)
+      .execute();
+    for (const row of rows) found.set(row.digest, row);
+  }
+  return found;
+}
+
+/** WHY the time: an image that was deleted and pushed again is another one. Push times of a repository are distinct. */
+function isSameImage(row: ImageRow, planned: PlannedAction): boolean {
+  return row.pushed_at === planned.pushedAt && (row.status ?? 'ACTIVE') === planned.status;
+}
+
+/** The groups whose image is as it was. */
+async function findUnchanged(
+  tx: Tx,
+  repositoryId: string,
+  groups: readonly PlannedGroup[],
+): Promise<PlannedGroup[]> {
+  const digests = groups.map(({ digest }) => digest);
+  const rows = await findRows(tx, repositoryId, digests);
+  const tags = await tagsOfImages(tx, repositoryId, digests);
+  const needed = await neededByIndex(tx, repositoryId, digests);
+  return groups.filter((group) => {
+    const row = rows.get(group.digest);
+    if (row === undefined || !isSameImage(row, group)) return false;
+    if ((row.archived_at ?? undefined) !== group.archivedAt) return false;
+    if ((row.activated_at ?? undefined) !== group.activatedAt) return false;
+    if (group.pulls !== undefined && (row.last_pulled_at ?? undefined) !== group.pulls.lastAt) return false;
+    const now = tags.get(group.digest) ?? [];
+    if (now.length !== group.tags.length || !group.tags.every((tag) => now.includes(tag))) return false;
+    const index = needed.get(group.digest);
+    return group.action === 'EXPIRE' ? index === undefined : index !== 'active';
+  });
+}
+
+/** Which of the images are members of an index, and whether one of those is active. */
+async function neededByIndex(
+  tx: Tx,
+  repositoryId: string,
+  digests: readonly string[],
+): Promise<Map<string, 'active' | 'archived'>> {
+  const needed = new Map<string, 'active' | 'archived'>();
+  for (const part of chunks(digests)) {
+    const rows = await tx
+      .selectFrom('image_child as c')
+      .innerJoin('image as i', (join) =>
+        join.onRef('i.repository_id', '=', 'c.repository_id').onRef('i.digest', '=', 'c.parent_digest'),
+      )
+      .select(['c.child_digest', 'i.status'])
+      .where('c.repository_id', '=', repositoryId)
+      .where('c.child_digest', 'in', part)
+      .execute();
+    for (const { child_digest: child, status } of rows) {
+      if (status !== 'ARCHIVED') needed.set(child, 'active');
+      else if (!needed.has(child)) needed.set(child, 'archived');
+    }
+  }
+  return needed;
+}
+
+export interface FollowedSubject {
+  /** referrers that an index needs: they wait */
+  readonly blocked: number;
+  /** where to go on; `undefined` at the end */
+  readonly next: string | undefined;
+}
+
+/**
+ * Deletes the referrers of a subject that is gone, or archives those of one that is archived, at most `limit` after the digest
+ * `after` (ecr-api.md §9.3). Does nothing when the subject is there and active, pushed again perhaps.
+ */
+async function followSubject(
+  tx: Tx,
+  input: ImageName & { readonly now: number; readonly after: string; readonly limit: number },
+): Promise<FollowedSubject> {
+  const { repositoryId, digest, now } = input;
+  const nothing = { blocked: 0, next: undefined };
+  const place = await findPlace(tx, repositoryId);
+  if (place === undefined) return nothing;
+  const subject = (await findRows(tx, repositoryId, [digest])).get(digest);
+  if (subject !== undefined && subject.status !== 'ARCHIVED') return nothing;
+  const rows = await tx
+    .selectFrom('image')
+    .select(['digest', 'status'])
+    .where('repository_id', '=', repositoryId)
+    .where('subject_digest', '=', digest)
+    .where('digest', '>', input.after)
+    .orderBy('digest')
+    .limit(input.limit)
+    .execute();
+  let blocked = 0;
+  if (subject === undefined) {
+    const ids = rows.map((row) => ({ imageDigest: row.digest }));
+    blocked = (await deleteImages(tx, { repository: place, ids, now })).failures.length;
+  } else {
+    for (const row of rows)
+      if (row.status === null && !(await archiveImage(tx, place, row.digest, now))) blocked++;
+  }
+  return { blocked, next: rows.length < input.limit ? undefined : rows.at(-1)?.digest };
+}
+
+/** The newest preview of a repository. Times in milliseconds since the epoch. */
+export interface LifecyclePreview {
+  readonly preview: string;
+  readonly policy: string;
+  readonly status: 'IN_PROGRESS' | 'COMPLETE' | 'EXPIRED' | 'FAILED';
+  readonly startedAt: number;
+  readonly completedAt: number | undefined;
+  readonly expiring: number;
+  readonly transitioning: number;
+}
+
+/** What it is at `now`: one that is never ended has failed, and results grow old. */
+export async function findPreview(
+  read: Reader,
+  repositoryId: string,
+  now: number,
+): Promise<LifecyclePreview | undefined> {
+  const row = await read
+    .selectFrom('lifecycle_preview')
+    .selectAll()
+    .where('repository_id', '=', repositoryId)
+    .executeTakeFirst();
+  if (row === undefined) return undefined;
+  const { status, started_at: startedAt, completed_at: completedAt } = row;
+  const lost = status === 'IN_PROGRESS' && now > startedAt + LIMITS.previewRunMs;
+  const old = status === 'COMPLETE' && now > (completedAt ?? 0) + LIMITS.previewKeepMs;
+  return {
+    preview: row.preview,
+    policy: row.policy,
+    status: lost ? 'FAILED' : old ? 'EXPIRED' : status,
+    startedAt,
+    completedAt: completedAt ?? undefined,
+    expiring: row.expiring,
+    transitioning: row.transitioning,
+  };
+}
+
+/**
+ * Begins a preview, of the repository's policy without a text. Returns the text.
+ *
+ * @throws Fault RepositoryNotFoundException, LifecyclePolicyNotFoundException, LifecyclePolicyPreviewInProgressException
+ */
+async function startPreview(
+  tx: Tx,
+  input: {
+    readonly address: RepositoryAddress;
+    readonly policy: string | undefined;
+    /** unique to this preview */
+    readonly preview: string;
+    readonly now: number;
+  },
+): Promise<string> {
+  const { address, preview, now } = input;
+  const repositoryId = await requireId(tx, address);
+  const policy = input.policy ?? (await findLifecyclePolicy(tx, repositoryId))?.policy;
+  if (policy === undefined) throw lifecyclePolicyNotFound(address.name, address.account);
+  if ((await findPreview(tx, repositoryId, now))?.status === 'IN_PROGRESS') {
+    throw lifecyclePreviewInProgress(address.name, address.account);
+  }
+  const row = {
+    preview,
+    policy,
+    status: 'IN_PROGRESS',
+    started_at: now,
+    completed_at: null,
+    expiring: 0,
+    transitioning: 0,
+  } as const;
+  await tx
+    .insertInto('lifecycle_preview')
+    .values({ repository_id: repositoryId, ...row })
+    .onConflict((conflict) => conflict.column('repository_id').doUpdateSet(row))
+    .execute();
+  await enqueueJob(tx, { kind: PREVIEW_JOB, key: repositoryId, runAt: now, payload: { preview } });
+  return policy;
+}
+
+/** Removes up to `limit` results of previews. Returns how many. */
+async function clearPreviews(
+  tx: Tx,
+  { repositoryId, limit }: { repositoryId: string; limit: number },
+): Promise<number> {
+  const rows = await tx
+    .selectFrom('lifecycle_preview_image')
+    .select(['preview', 'place'])
+    .where('repository_id', '=', repositoryId)
+    .limit(limit)
+    .execute();
+  for (const [preview, places] of Map.groupBy(rows, (row) => row.preview)) {
+    for (const part of chunks(places.map(({ place }) => place))) {
+      await tx
+        .deleteFrom('lifecycle_preview_image')
+        .where('repository_id', '=', repositoryId)
+        .where('preview', '=', preview)
+        .where('place', 'in', part)
+        .execute();
+    }
+  }
+  return rows.length;
+}
+
+interface PreviewName {
+  readonly repositoryId: string;
+  readonly preview: string;
+}
+
+/** Adds at most 500 results of a preview that is under way, from `place` on. False when it is not the newest any more. */
+async function addPreviewImages(
+  tx: Tx,
+  input: PreviewName & { readonly place: number; readonly actions: readonly LifecycleAction[] },
+): Promise<boolean> {
+  const { repositoryId, preview, place, actions } = input;
+  if (!(await isUnderWay(tx, input))) return false;
+  if (actions.length === 0) return true;
+  await tx
+    .insertInto('lifecycle_preview_image')
+    .values(
+      actions.map((action, i) => ({
+        repository_id: repositoryId,
+        preview,
+        place: place + i,
+        digest: action.digest,
+        tags: JSON.stringify(action.tags),
+        pushed_at: action.pushedAt,
+        action: action.action,
+        rule_priority: action.rulePriority,
+        storage_class: action.storageClass,
+      })),
+    )
+    .execute();
+  return true;
+}
+
+async function isUnderWay(tx: Tx, { repositoryId, preview }: PreviewName): Promise<boolean> {
+  const row = await tx
+    .selectFrom('lifecycle_preview')
+    .select('status')
+    .where('repository_id', '=', repositoryId)
+    .where('preview', '=', preview)
+    .executeTakeFirst();
+  return row?.status === 'IN_PROGRESS';
+}
+
+/** Ends a preview. */
+async function endPreview(
+  tx: Tx,
+  input: PreviewName & {
+    readonly status: 'COMPLETE' | 'FAILED' | 'EXPIRED';
+    readonly now: number;
+    readonly expiring: number;
+    readonly transitioning: number;
+  },
+): Promise<void> {
+  const { status, now, expiring, transitioning } = input;
+  await tx
+    .updateTable('lifecycle_preview')
+    .set({ status, completed_at: now, expiring, transitioning })
+    .where('repository_id', '=', input.repositoryId)
+    .where('preview', '=', input.preview)
+    .execute();
+}
+
+export interface PreviewImage {
+  readonly place: number;
+  readonly digest: string;
+  readonly tags: readonly string[];
+  readonly pushedAt: number;
+  readonly action: 'EXPIRE' | 'TRANSITION';
+  readonly rulePriority: number;
+  readonly storageClass: 'STANDARD' | 'ARCHIVE';
+}
+
+/** Results of a preview in the order of a run, after a place. */
+export async function pagePreview(
+  read: Reader,
+  { repositoryId, preview }: PreviewName,
+  options: {
+    readonly after: number | undefined;
+    readonly tagged: boolean | undefined;
+    readonly limit: number;
+  },
+): Promise<{ images: PreviewImage[]; next: number | undefined }> {
+  const { after, tagged, limit } = options;
+  let query = previewImages(read, { repositoryId, preview })
+    .orderBy('place')
+    .limit(limit + 1);
+  if (after !== undefined) query = query.where('place', '>', after);
+  if (tagged !== undefined) query = query.where('tags', tagged ? '!=' : '=', '[]');
+  const rows = await query.execute();
+  const images = rows.slice(0, limit).map(previewImageOf);
+  return { images, next: rows.length > limit ? images.at(-1)?.place : undefined };
+}
+
+/** Results of a preview about these digests. */
+export async function previewOfImages(
+  read: Reader,
+  name: PreviewName,
+  digests: readonly string[],
+): Promise<PreviewImage[]> {
+  if (digests.length === 0) return [];
+  return (await previewImages(read, name).where('digest', 'in', digests).execute()).map(previewImageOf);
+}
+
+function previewImages(read: Reader, { repositoryId, preview }: PreviewName) {
+  return read
+    .selectFrom('lifecycle_preview_image')
+    .select(['place', 'digest', 'tags', 'pushed_at', 'action', 'rule_priority', 'storage_class'])
+    .where('repository_id', '=', repositoryId)
+    .where('preview', '=', preview);
+}
+
+function previewImageOf(
+  row: Omit<Schema['lifecycle_preview_image'], 'repository_id' | 'preview'>,
+): PreviewImage {
+  return {
+    place: row.place,
+    digest: row.digest,
+    tags: JSON.parse(row.tags) as string[],
+    pushedAt: row.pushed_at,
+    action: row.action,
+    rulePriority: row.rule_priority,
+    storageClass: row.storage_class,
+  };
+}
+
+export const lifecycleTransactions = {
+  'lifecycle.put': putPolicy,
+  'lifecycle.delete': deletePolicy,
+  'lifecycle.apply': applyLifecycle,
+  'lifecycle.finish': finishRun,
+  'lifecycle.followSubject': followSubject,
+  'lifecycle.startPreview': startPreview,
+  'lifecycle.addPreviewImages': addPreviewImages,
+  'lifecycle.endPreview': endPreview,
+  'lifecycle.clearPreviews': clearPreviews,
+} as const satisfies Record<string, Transaction<never, unknown>>;
