@@ -65,21 +65,17 @@ export {
 } from './identities.ts';
 export type {
   AppliedLifecycle,
-  LifecyclePreview,
   PlannedAction,
   PlannedGroup,
-  PreviewImage,
   StoredLifecyclePolicy,
 } from './lifecycle.ts';
 export {
   findLifecyclePolicy,
-  findPreview,
   LIFECYCLE_JOB,
   pageLifecycleImages,
-  pagePreview,
-  PREVIEW_JOB,
-  previewOfImages,
 } from './lifecycle.ts';
+export type { LifecyclePreview, PreviewImage } from './previews.ts';
+export { findPreview, pagePreview, PREVIEW_JOB, previewOfImages } from './previews.ts';
 export type { ImageStatus } from './storage-class.ts';
 export { ACTIVATION_JOB, archivedLayers, REFERRERS_JOB } from './storage-class.ts';
 export type { ImageEntry, ImagePageOptions, ImagePosition, ImageSummary } from './listings.ts';

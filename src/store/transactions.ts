@@ -5,6 +5,7 @@ import { identityTransactions } from './identities.ts';
 import { imageTransactions } from './images.ts';
 import { jobTransactions } from './jobs.ts';
 import { lifecycleTransactions } from './lifecycle.ts';
+import { previewTransactions } from './previews.ts';
 import { registryTransactions } from './registries.ts';
 import { repositoryTransactions } from './repositories.ts';
 import { templateTransactions } from './templates.ts';
@@ -20,6 +21,7 @@ export const TRANSACTIONS = {
   ...imageTransactions,
   ...storageClassTransactions,
   ...lifecycleTransactions,
+  ...previewTransactions,
   ...uploadTransactions,
   ...garbageTransactions,
   ...jobTransactions,
