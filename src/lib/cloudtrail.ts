@@ -152,8 +152,8 @@ function quote(text: string): string {
   return PLAIN.test(text) ? `"${text}"` : JSON.stringify(text);
 }
 
-function eventOf(action: string | undefined): { readonly head: string; readonly readOnly: boolean } {
-  const [service = 'ecr', name = 'UnknownOperation'] = (action ?? 'ecr:UnknownOperation').split(':');
+function eventOf(action: string): { readonly head: string; readonly readOnly: boolean } {
+  const [service = 'ecr', name = 'UnknownOperation'] = (action || 'ecr:UnknownOperation').split(':');
   return {
     head: `"eventSource":"${service}.amazonaws.com","eventName":"${name}"`,
     readOnly: READ_ONLY.test(name),

@@ -248,6 +248,21 @@ describe('a push, a pull and refusals', () => {
   ];
   for (const [name, line] of shown) it(`metrics show ${name}`, () => assert.match(metrics, line));
 
+  it("the operator's page has every metric, and the dashboard and the alerts no other", async () => {
+    const page = (name: string) =>
+      readFile(new URL(`../../docs/operations/${name}`, import.meta.url), 'utf8');
+    const named = (text: string) =>
+      new Set([...text.matchAll(/\bberth_\w+/g)].map(([name]) => name.replace(/_(bucket|sum|count)$/, '')));
+    const exposed = [...metrics.matchAll(/^# TYPE (berth_\w+)/gm)].map(([, name]) => name ?? '').sort();
+    assert.deepEqual([...named(await page('metrics.md'))].sort(), exposed);
+    for (const name of ['grafana.json', 'prometheus.yml']) {
+      assert.deepEqual(
+        [...named(await page(name))].filter((each) => !exposed.includes(each)),
+        [],
+      );
+    }
+  });
+
   it('the audit log has every call, in order, and no challenge or probe', () => {
     assert.deepEqual(
       records.map(({ eventSource, eventName, errorCode }) =>
