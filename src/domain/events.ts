@@ -207,19 +207,24 @@ export interface CloudEvent {
 /** The same event as CloudEvents 1.0, structured form: what Argo CD Image Updater takes for a push. */
 export function toCloudEvent(record: EventRecord): CloudEvent {
   const { detail, account, region } = record;
-  const name = String(detail['repository-name'] ?? '');
-  const part = detail['image-tag'] === undefined ? detail['image-digest'] : detail['image-tag'];
-  const separator = detail['image-tag'] === undefined ? '@' : ':';
+  const name = textOf(detail['repository-name']) ?? '';
+  const tag = textOf(detail['image-tag']);
+  const digest = textOf(detail['image-digest']);
+  const reference = tag === undefined ? digest && `@${digest}` : `:${tag}`;
   return {
     specversion: '1.0',
     id: record.id,
     type: typeOf(record),
     source: `urn:aws:ecr:${region}:${account}:repository/${name}`,
-    ...(part !== undefined && { subject: `${name}${separator}${String(part)}` }),
+    ...(reference !== undefined && { subject: `${name}${reference}` }),
     time: record.time,
     datacontenttype: 'application/json',
     data: { ...camelCased(detail), registryId: account },
   };
+}
+
+function textOf(value: DetailValue | undefined): string | undefined {
+  return typeof value === 'string' ? value : undefined;
 }
 
 /** `ECR Image Action` PUSH → `com.amazon.ecr.image.push`; `ECR Image Scan` → `com.amazon.ecr.image.scan`. */

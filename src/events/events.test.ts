@@ -32,7 +32,7 @@ interface Bench extends TestRegistry {
   /** Resolves with the reasons when as many failed attempts were noted in all. */
   failed(count: number): Promise<readonly string[]>;
   /** starts publishing and delivering, as one process */
-  run(options?: Partial<EventsOptions>): Promise<{ events: Events; stop(): Promise<void> }>;
+  run(options?: Partial<EventsOptions>): Promise<{ events: Events; stop: () => Promise<void> }>;
   pushTag(repository: Repository, tag: string): Promise<string>;
   all(account?: string): Promise<readonly EventRecord[]>;
 }
@@ -51,8 +51,8 @@ async function openBench(openStore: OpenStore, options: { pullEvents?: boolean }
   const reasons: string[] = [];
   let waiting: { count: number; resolve: (reasons: string[]) => void }[] = [];
   const log = {
-    warn: ({ reason }: { reason?: string }) => {
-      if (reason !== undefined) reasons.push(reason);
+    warn: ({ reason, err }: { reason?: string; err?: Error }) => {
+      reasons.push(reason ?? err?.message ?? '');
       for (const { count, resolve } of waiting) if (reasons.length >= count) resolve(reasons);
       waiting = waiting.filter(({ count }) => count > reasons.length);
     },
@@ -86,6 +86,7 @@ async function openBench(openStore: OpenStore, options: { pullEvents?: boolean }
         clock,
         handlers: events.handlers,
         pollMs: 5,
+        log,
       });
       events.start();
       await jobs.start();
@@ -314,11 +315,9 @@ function eventTests(openStore: OpenStore): void {
     };
     const { stop } = await t.run({ store: forgetful });
     await t.pushTag(app, 'v1');
-    await t.receiver.until(1);
-    while (t.receiver.received.length < 2) {
-      t.time.now += 1000;
-      await new Promise((resolve) => setImmediate(resolve));
-    }
+    assert.deepEqual(await t.failed(1), ['the process ended here']);
+    t.time.now += 1000;
+    await t.receiver.until(2);
     await stop();
     assert.deepEqual(summary(t.receiver.received), ['PUSH team/app:v1', 'PUSH team/app:v1']);
     assert.deepEqual(await deliveries(), []);
@@ -475,7 +474,7 @@ function eventTests(openStore: OpenStore): void {
       });
       ({ next } = page);
       for (const { detail } of page.events)
-        seen.push(`${String(detail['repository-name'])} ${String(detail['image-tag'])}`);
+        seen.push(`${detail['repository-name'] as string} ${detail['image-tag'] as string}`);
     }
     await pushed;
     for (const { name } of repositories)
