@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import { CompiledQuery } from 'kysely';
-import { pageEntries, pageImages, selectEntries, selectImages, selectTags } from './listings.ts';
+import { pageEntries, pageImages, pageTags, selectEntries, selectImages, selectTags } from './listings.ts';
 import { connect, queryBuilder } from './sqlite.ts';
 import { pageRepositories, selectRepositories } from './repositories.ts';
 import { openSqliteStore, type Reader } from './store.ts';
@@ -88,7 +88,10 @@ test('every page is a range of an index', async () => {
       { after: image, tagged: false, limit: 10 },
       { ...image, pushedAt: 0 },
     ),
+    active: selectImages(read, 'big', { after: image, tagged: undefined, status: 'ACTIVE', limit: 10 }),
+    archived: selectImages(read, 'big', { after: image, tagged: undefined, status: 'ARCHIVED', limit: 10 }),
     entries: selectEntries(read, 'big', undefined, 10),
+    entriesArchived: selectEntries(read, 'big', { ...image, tag: 'x' }, 10, 'ARCHIVED'),
     entriesAfter: selectEntries(read, 'big', { ...image, tag: 'x' }, 10),
     tags: selectTags(read, 'big', undefined, 10),
     tagsAfter: selectTags(read, 'big', 't1', 10),
@@ -126,6 +129,56 @@ test('a filter that selects little ends its pages early, and loses nothing', asy
     const wanted = Array.from({ length: 12_003 }, (_, i) => i).filter((i) => (i % 10 === 0) === tagged);
     assert.deepEqual([...found].sort(), wanted.map(digestOf));
     assert.equal(pages, tagged ? 3 : 11);
+  }
+});
+
+test('pages by status: short ones where most images are of another, and nothing lost', async () => {
+  await using database = await open(12_003);
+  const { read } = database;
+  // Active are only the first and the last hundred.
+  await read
+    .updateTable('image')
+    .set({ status: 'ARCHIVED' })
+    .where('pushed_at', '>', NOW + 32)
+    .where('pushed_at', '<', NOW + 3968)
+    .execute();
+  const all = Array.from({ length: 12_003 }, (_, i) => i);
+  const isActive = (i: number) => Math.floor(i / 3) <= 32 || Math.floor(i / 3) >= 3968;
+  for (const status of ['ACTIVE', 'ARCHIVED', undefined] as const) {
+    const wanted = all.filter((i) => status === undefined || isActive(i) === (status === 'ACTIVE'));
+    const images: string[] = [];
+    let pages = 0;
+    let after: { pushedAt: number; digest: string } | undefined;
+    do {
+      const page = await pageImages(read, 'big', { after, tagged: undefined, status, limit: 1000 });
+      images.push(...page.images.map(({ digest }) => digest));
+      after = page.next;
+      pages++;
+    } while (after !== undefined);
+    assert.deepEqual([...images].sort(), wanted.map(digestOf));
+    assert.equal(pages, status === 'ACTIVE' ? 3 : Math.ceil(wanted.length / 1000));
+    const entries: string[] = [];
+    let position: { pushedAt: number; digest: string; tag: string | undefined } | undefined;
+    do {
+      const page = await pageEntries(read, 'big', position, 1000, status);
+      entries.push(...page.entries.map(({ digest }) => digest));
+      position = page.next;
+    } while (position !== undefined);
+    assert.deepEqual(entries, images);
+    const tags: string[] = [];
+    let last: string | undefined;
+    do {
+      const page = await pageTags(read, 'big', last, 50, status);
+      tags.push(...page.tags.map(({ name }) => name));
+      last = page.next;
+    } while (last !== undefined);
+    assert.deepEqual(
+      tags,
+      wanted
+        .filter((i) => i % 10 === 0)
+        .map((i) => `t${i}`)
+        .sort(),
+    );
   }
 });
 
