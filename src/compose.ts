@@ -5,17 +5,21 @@
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createFileBlobStore } from './blobs/blobs.ts';
-import type { Config } from './config.ts';
+import { ConfigError, readGuardrailsFile, type Config } from './config.ts';
 import { isRegionName } from './domain/names.ts';
 import { createDownloads, createEcrOperations, type RegistryUri } from './ecr/ecr.ts';
 import { createEvents, createEventsDoor } from './events/events.ts';
 import {
   bootstrap,
+  compileGuardrails,
   createIdentity,
+  createIssuerFetch,
   generateCredentials,
+  GuardrailError,
   iamOperations,
   stsOperations,
   type Credentials,
+  type Guardrails,
   type Principal,
 } from './identity/identity.ts';
 import { createJobRunner, observeCommits } from './jobs/jobs.ts';
@@ -54,6 +58,7 @@ export interface Berth {
 /** Starts everything and resolves when the server listens. */
 export async function start(config: Config, surroundings: Surroundings): Promise<Berth> {
   const { clock, log } = surroundings;
+  const guardrails = openGuardrails(config);
   const ring = await openKeyRing(join(config.data, 'keys'));
   const committed: (() => void)[] = [];
   const observation = await openObservation({ config, log, clock });
@@ -69,7 +74,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
   try {
     const firstCredentials = await openAccount(config, store, ring, surroundings);
     const blobs = await createFileBlobStore({ directory: join(config.data, 'blobs'), keys: ring });
-    const identity = createIdentity({ store, keys: ring });
+    const identity = createIdentity({ store, keys: ring, guardrails });
     const registry = createRegistry({
       store,
       blobs,
@@ -102,8 +107,13 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       download: downloads.serve,
       aws: createAwsDoor<Principal>({
         ecr: createEcrOperations({ store, registry, identity, ring, downloads, uri }),
-        iam: iamOperations({ store, keys: ring, identity }),
-        sts: stsOperations({ store }),
+        iam: iamOperations({ store, keys: ring, identity, guardrails }),
+        sts: stsOperations({
+          store,
+          keys: ring,
+          identity,
+          fetchIssuer: createIssuerFetch(config.issuerHosts),
+        }),
         verify,
         authorize: (context, checks) => identity.authorize(context.caller, checks, context),
         describeCaller: (principal) => principal,
@@ -166,6 +176,16 @@ function openStore(config: Config): Promise<Store> {
   return config.database === ''
     ? openSqliteStore({ file: join(config.data, 'berth.db') })
     : openPostgresStore({ url: config.database });
+}
+
+/** @throws ConfigError naming the file */
+function openGuardrails({ guardrails: path }: Config): Guardrails {
+  try {
+    return compileGuardrails(path === null ? undefined : readGuardrailsFile(path));
+  } catch (error) {
+    if (!(error instanceof GuardrailError)) throw error;
+    throw new ConfigError(`${path} (guardrails): ${error.message}`);
+  }
 }
 
 /**

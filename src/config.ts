@@ -100,6 +100,21 @@ export const SETTINGS = {
     fallback: 'localhost:{port}',
     read: (value) => (/^[A-Za-z0-9.:{}-]+$/.test(value) ? value : undefined),
   } satisfies Setting<string>,
+  guardrails: {
+    help: 'YAML or JSON file of service control and resource control policies by account',
+    value: 'file',
+    fallback: '',
+    read: optional,
+  },
+  'issuer-hosts': {
+    help: 'hosts (or host:port) of token issuers that may have private addresses and plain HTTP, separated by commas',
+    value: 'hosts',
+    fallback: '',
+    read: (value) => {
+      const hosts = value.split(',').flatMap((host) => host.trim() || []);
+      return hosts.every((host) => /^[A-Za-z0-9.[\]:-]+$/.test(host)) ? hosts : undefined;
+    },
+  } satisfies Setting<readonly string[]>,
   'tls-cert': { help: 'PEM certificate chain; serves HTTPS', value: 'file', fallback: '', read: optional },
   'tls-key': { help: 'PEM private key of tls-cert', value: 'file', fallback: '', read: optional },
   'insecure-http': {
@@ -303,6 +318,16 @@ function readConfigFile(path: string | undefined): Map<string, string> {
     values.set(key, String(value));
   }
   return values;
+}
+
+/** The content of the file that the setting `guardrails` names. @throws ConfigError */
+export function readGuardrailsFile(path: string): unknown {
+  try {
+    return parse(readNamedFile(path, 'guardrails'));
+  } catch (error) {
+    if (error instanceof ConfigError) throw error;
+    throw new ConfigError(`${path} (guardrails) is neither YAML nor JSON: ${(error as Error).message}`);
+  }
 }
 
 function checkTogether(config: Config): Config {

@@ -11,8 +11,14 @@ import { openPostgresStore, openSqliteStore } from '../src/store/store.ts';
 import type { Store } from '../src/store/store.ts';
 import { findPostgres, startPostgres } from './postgres.ts';
 import type { Postgres } from './postgres.ts';
-import { bootstrap, createIdentity, iamOperations, stsOperations } from '../src/identity/identity.ts';
-import type { Credentials, Identity, Principal } from '../src/identity/identity.ts';
+import {
+  bootstrap,
+  createIdentity,
+  iamOperations,
+  IssuerError,
+  stsOperations,
+} from '../src/identity/identity.ts';
+import type { Credentials, Guardrails, Identity, IssuerFetch, Principal } from '../src/identity/identity.ts';
 
 export const ACCOUNT = '123456789012';
 export const NOW = Date.parse('2026-11-23T09:00:00Z');
@@ -25,6 +31,7 @@ export interface Fixture {
   readonly store: Store;
   readonly keys: KeyRing;
   readonly identity: Identity;
+  readonly fetchIssuer: IssuerFetch;
   readonly admin: Credentials;
   /** IAM's and STS's operations */
   readonly table: OperationTable<Principal>;
@@ -35,13 +42,30 @@ export interface Fixture {
   close(): Promise<void>;
 }
 
+/** Credentials, temporary ones with their token. */
+export interface TestCredentials extends Credentials {
+  readonly token?: string;
+}
+
 export interface CallOptions {
-  readonly as?: Credentials;
+  readonly as?: TestCredentials;
   readonly facts?: Partial<OperationContext<Principal>>;
 }
 
+/** Settings of a fixture that few tests need. */
+export interface FixtureOptions {
+  readonly guardrails?: Guardrails;
+  readonly fetchIssuer?: IssuerFetch;
+}
+
+const NO_ISSUERS: IssuerFetch = (asked) =>
+  Promise.reject(new IssuerError('unreachable', `${asked} does not exist`));
+
 /** On SQLite in a directory of its own, or on the empty PostgreSQL database `url`. */
-export async function openFixture(url?: string): Promise<Fixture> {
+export async function openFixture(
+  url?: string,
+  { guardrails, fetchIssuer = NO_ISSUERS }: FixtureOptions = {},
+): Promise<Fixture> {
   const directory = await mkdtemp(join(tmpdir(), 'berth-identity-'));
   const keys = await openKeyRing(join(directory, 'keys'));
   const store = await (url === undefined
@@ -49,14 +73,17 @@ export async function openFixture(url?: string): Promise<Fixture> {
     : openPostgresStore({ url, poolMax: 4 }));
   const made = await bootstrap({ store, keys, account: ACCOUNT, now: NOW, rootKey: ROOT });
   if (made === undefined) throw new Error('the store was not empty');
-  const identity = createIdentity({ store, keys });
-  const table = { ...iamOperations({ store, keys, identity }), ...stsOperations({ store }) };
+  const identity = createIdentity({ store, keys, guardrails });
+  const services = { store, keys, identity, guardrails, fetchIssuer };
+  const table = { ...iamOperations(services), ...stsOperations(services) };
   const admin = made.adminKey;
 
   async function call(name: string, input: Structure = {}, options: CallOptions = {}): Promise<Structure> {
     const entry = table[name];
     if (entry === undefined || 'notBuilt' in entry) throw new Error(`${name} is not built`);
-    const key = await identity.findKey((options.as ?? admin).id, undefined);
+    const { id, token }: TestCredentials = options.as ?? admin;
+    const key = await identity.findKey(id, token, options.facts?.now ?? NOW);
+    if (key === 'expired') throw new Fault('ExpiredTokenException', 'the session is over');
     if (typeof key !== 'object') throw new Fault('UnrecognizedClientException', 'no such key');
     const operation: Operation<Principal> = entry as Operation<Principal>;
     const context = { ...factsOf(options.facts), caller: key.caller };
@@ -69,6 +96,7 @@ export async function openFixture(url?: string): Promise<Fixture> {
     store,
     keys,
     identity,
+    fetchIssuer,
     admin,
     table,
     call,
@@ -95,7 +123,10 @@ export async function openFixture(url?: string): Promise<Fixture> {
 }
 
 /** Defines the same tests on every database there is; `fixture` is open while they run. */
-export async function onEveryStore(define: (fixture: () => Fixture) => void): Promise<void> {
+export async function onEveryStore(
+  define: (fixture: () => Fixture) => void,
+  options?: FixtureOptions,
+): Promise<void> {
   const bin = await findPostgres();
   if (bin === undefined) process.stdout.write('SKIPPED identity on PostgreSQL: no initdb and pg_ctl found\n');
   for (const engine of bin === undefined ? ['sqlite'] : ['sqlite', 'postgres']) {
@@ -104,7 +135,7 @@ export async function onEveryStore(define: (fixture: () => Fixture) => void): Pr
       let fixture: Fixture | undefined;
       before(async () => {
         if (engine === 'postgres' && bin !== undefined) server = await startPostgres(bin);
-        fixture = await openFixture(server?.url);
+        fixture = await openFixture(server?.url, options);
       });
       after(async () => {
         await fixture?.close();

@@ -104,6 +104,16 @@ export const FAULTS = {
   PolicyNotAttachable: entry(denied, ['PolicyNotAttachable', 400]),
   UnmodifiableEntity: entry(denied, ['UnmodifiableEntity', 400]),
   ValidationError: entry(unsupported, validation),
+  PasswordPolicyViolation: entry(denied, ['PasswordPolicyViolation', 400]),
+  InvalidUserType: entry(denied, ['InvalidUserType', 400]),
+  ReportNotPresent: entry(denied, ['ReportNotPresent', 410]),
+  ReportExpired: entry(denied, ['ReportExpired', 410]),
+  // Identity tokens and session policies (iam-sts.md §5.8). WHY two expiries: a token is not a session.
+  InvalidIdentityToken: entry(denied, ['InvalidIdentityToken', 400]),
+  ExpiredIdentityToken: entry(denied, ['ExpiredTokenException', 400]),
+  IDPCommunicationError: entry(denied, ['IDPCommunicationError', 400]),
+  PackedPolicyTooLarge: entry(denied, ['PackedPolicyTooLarge', 400]),
+  InvalidAuthorizationMessageException: entry(denied, ['InvalidAuthorizationMessageException', 400]),
 } as const satisfies Record<string, FaultEntry>;
 
 export type FaultCode = keyof typeof FAULTS;

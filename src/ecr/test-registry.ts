@@ -126,10 +126,9 @@ async function openIn(
     async addUser(name, statements, account = ACCOUNT) {
       const user = { id: uniqueId('AIDA'), account, name, path: '/', boundaryArn: undefined, createdAt: NOW };
       await store.transact('user.create', { user, tags: [], boundaryManaged: false, usersMax: 100 });
-      await store.transact('user.putPolicy', {
-        account,
-        userName: name,
-        name: 'inline',
+      await store.transact('owner.putPolicy', {
+        owner: { kind: 'user', account, name },
+        policyName: 'inline',
         document: JSON.stringify({ Version: '2012-10-17', Statement: statements }),
         charactersMax: 10_000,
       });

@@ -15,7 +15,7 @@ export function createTokenOperations({ identity, uri }: EcrServices) {
     // is used; an id only chooses the endpoint to print.
     async run(input, { caller, region, origin, now }) {
       const registryIds = input.registryIds ?? [caller.account];
-      const { password, expiresAt } = identity.issueRegistryToken(caller, { region }, now);
+      const { password, expiresAt } = await identity.issueRegistryToken(caller, { region }, now);
       return {
         authorizationData: registryIds.map((account) => ({
           authorizationToken: Buffer.from(`AWS:${password}`).toString('base64'),

@@ -6,67 +6,101 @@ import type { AccessRequest, Decision, NamedPolicy } from '../policy/policy.ts';
 import type { AccessCheck } from '../protocol/protocol.ts';
 import {
   findAccessKey,
+  findGroup,
+  findInstanceProfile,
   findPolicy,
+  findProvider,
+  findRole,
   findUser,
-  listPolicyTags,
-  listUserTags,
+  listTags,
   prepareFindRepository,
 } from '../store/store.ts';
 import type { Store, UserRecord } from '../store/store.ts';
-import { readPolicyArn, rootArn, userArn } from './arns.ts';
-import type { Identity, Principal, RequestFacts, ResourceSide } from './identity.ts';
+import { groupArn, instanceProfileArn, readPolicyArn, roleArn, rootArn, userArn } from './arns.ts';
+import type { Guardrails } from './guardrails.ts';
+import type { Identity, Principal, RequestFacts, ResourceSide, Subject } from './identity.ts';
 import type { LoadedPrincipal, Principals } from './principals.ts';
 import { registryPolicyFor, type RegistryRules } from './registries.ts';
 
 /** The resource of a check with all that is stored about it. */
 interface Resource extends ResourceSide {
   readonly arn: string;
-  /** IAM users: their permissions boundary */
+  /** IAM users and roles: their permissions boundary */
   readonly boundaryArn?: string | undefined;
 }
 
 const NO_TAGS: ReadonlyMap<string, string> = new Map();
-const USER_ARN = /^arn:aws:iam::([0-9]{12}):user\/([^/*?]+)$/;
+const NAMED_ARN = /^arn:aws:iam::([0-9]{12}):(user|group|role|instance-profile)\/([^/*?]+)$/;
 const ACCESS_KEY_ARN = /^arn:aws:iam::([0-9]{12}):access-key\/([A-Za-z0-9_]+)$/;
+/** Services whose resources resource control policies protect. */
+const RESOURCE_CONTROLLED = /^(?:ecr|sts):/;
 
 export function createAuthorizer({
   store,
   principals,
+  guardrails,
   registryRules,
   organizationId,
 }: {
   readonly store: Store;
   readonly principals: Principals;
+  readonly guardrails: Guardrails;
   readonly registryRules: (registry: { account: string; region: string }) => Promise<RegistryRules>;
   readonly organizationId: string | undefined;
-}): Pick<Identity, 'decide' | 'authorize'> {
+}): Pick<Identity, 'decide' | 'decideFor' | 'authorize'> {
   const findRepository = prepareFindRepository(store);
 
   async function loadedOf(principal: Principal): Promise<LoadedPrincipal> {
-    const loaded = principals.loaded(principal) ?? (await principals.find(principal.accessKeyId));
-    if (loaded === undefined) {
-      throw new Fault(
-        'UnrecognizedClientException',
-        'The security token included in the request is invalid.',
-      );
-    }
+    const loaded =
+      principals.loaded(principal) ??
+      (principal.session === undefined
+        ? await principals.find(principal.accessKeyId)
+        : await principals.findSession(principal.session));
+    if (loaded === undefined) throw unknownClient();
     return loaded;
   }
 
-  async function readUser(user: UserRecord): Promise<Resource> {
-    const tags = await listUserTags(store.read, user.id);
+  /** Something stored in IAM with its tags. */
+  async function stored(
+    arn: string,
+    { account, id, boundaryArn }: Pick<UserRecord, 'account' | 'id'> & { boundaryArn?: string | undefined },
+  ): Promise<Resource> {
+    const tags = await listTags(store.read, id);
     return {
-      arn: userArn(user),
-      account: user.account,
+      arn,
+      account,
       policy: undefined,
       tags: new Map(tags.map(({ key, value }) => [key, value])),
-      boundaryArn: user.boundaryArn,
+      boundaryArn,
     };
   }
 
+  async function readNamed(type: string, account: string, name: string): Promise<Resource | undefined> {
+    const { read } = store;
+    switch (type) {
+      case 'user': {
+        const user = await findUser(read, account, name);
+        return user && (await stored(userArn(user), user));
+      }
+      case 'role': {
+        const role = await findRole(read, account, name);
+        return role && (await stored(roleArn(role), role));
+      }
+      case 'group': {
+        const group = await findGroup(read, account, name);
+        return group && (await stored(groupArn(group), group));
+      }
+      default: {
+        const profile = await findInstanceProfile(read, account, name);
+        return profile && (await stored(instanceProfileArn(profile), profile));
+      }
+    }
+  }
+
   /**
-   * What is stored about a resource. IAM checks name a user by `user/{name}` and a key by `access-key/{id}`: the user's
-   * path and the key's owner are looked up here; what does not exist is judged as it was named, so nothing is revealed.
+   * What is stored about a resource. IAM checks name a user by `user/{name}` (so groups, roles and instance profiles) and
+   * a key by `access-key/{id}`: the path and the key's owner are looked up here; what does not exist is judged as it was
+   * named, so nothing is revealed.
    */
   async function readResource(caller: string, { action, resource: arn }: AccessCheck): Promise<Resource> {
     const plain = (account: string): Resource => ({ arn, account, policy: undefined, tags: NO_TAGS });
@@ -78,11 +112,12 @@ export function createAuthorizer({
         ? plain(address.account)
         : { arn, account: address.account, policy: repository.policy, tags: repository.tags };
     }
-    if (!arn.startsWith('arn:aws:iam:')) return plain(arn.split(':')[4] || caller);
-    const [, userAccount, userName] = USER_ARN.exec(arn) ?? [];
-    if (userAccount !== undefined && userName !== undefined && action !== 'iam:CreateUser') {
-      const user = await findUser(store.read, userAccount, userName);
-      return user === undefined ? plain(userAccount) : await readUser(user);
+    if (!arn.startsWith('arn:aws:iam:') || action.startsWith('iam:Create')) {
+      return plain(arn.split(':')[4] || caller);
+    }
+    const [, account, type, name] = NAMED_ARN.exec(arn) ?? [];
+    if (account !== undefined && type !== undefined && name !== undefined) {
+      return (await readNamed(type, account, name)) ?? plain(account);
     }
     const [, keyAccount, keyId] = ACCESS_KEY_ARN.exec(arn) ?? [];
     if (keyAccount !== undefined && keyId !== undefined) {
@@ -91,25 +126,15 @@ export function createAuthorizer({
         return { ...plain(keyAccount), arn: `arn:aws:iam::${keyAccount}:user/*` };
       return key.user === undefined
         ? { ...plain(keyAccount), arn: rootArn(keyAccount) }
-        : await readUser(key.user);
+        : await stored(userArn(key.user), key.user);
     }
-    return await readPolicySide(arn, action, plain, caller);
-  }
-
-  async function readPolicySide(
-    arn: string,
-    action: string,
-    plain: (account: string) => Resource,
-    caller: string,
-  ): Promise<Resource> {
-    const named = readPolicyArn(arn);
-    if (named === undefined) return plain(arn.split(':')[4] || caller);
+    const provider = arn.includes(':oidc-provider/') ? await findProvider(store.read, arn) : undefined;
+    if (provider !== undefined) return await stored(arn, provider);
+    const policy = readPolicyArn(arn);
     // AWS's own policies: everybody may be allowed to look, only AWS can change them.
-    if (named.account === 'aws') return plain(/^iam:(Get|List)/.test(action) ? caller : 'aws');
-    const policy = await findPolicy(store.read, arn);
-    if (policy === undefined || action === 'iam:CreatePolicy') return plain(named.account);
-    const tags = await listPolicyTags(store.read, policy.id);
-    return { ...plain(named.account), tags: new Map(tags.map(({ key, value }) => [key, value])) };
+    if (policy?.account === 'aws') return plain(/^iam:(Get|List)/.test(action) ? caller : 'aws');
+    const customer = policy && (await findPolicy(store.read, arn));
+    return customer === undefined ? plain(arn.split(':')[4] || caller) : await stored(arn, customer);
   }
 
   /** Policies attached to the resource: the repository's own, and that of its registry (ecr-api.md §14.2). */
@@ -120,8 +145,10 @@ export function createAuthorizer({
     resource: Resource,
   ): Promise<NamedPolicy[]> {
     const attached: NamedPolicy[] = [];
-    if (resource.policy !== undefined)
-      attached.push({ policy: principals.compile(resource.policy), name: 'repository policy' });
+    if (resource.policy !== undefined) {
+      const name = resource.trust === true ? 'trust policy' : 'repository policy';
+      attached.push({ policy: principals.compile(resource.policy), name });
+    }
     if (!action.startsWith('ecr:')) return attached;
     const rules = await registryRules({
       account: resource.account,
@@ -134,54 +161,92 @@ export function createAuthorizer({
   }
 
   async function judge(
-    principal: Principal,
+    subject: Subject,
     check: AccessCheck,
     facts: RequestFacts,
     side: ResourceSide | undefined,
   ): Promise<{ request: AccessRequest; decision: Decision }> {
-    const loaded = await loadedOf(principal);
+    const { caller } = subject;
     const resource: Resource =
-      side === undefined ? await readResource(principal.account, check) : { ...side, arn: check.resource };
+      side === undefined ? await readResource(caller.account, check) : { ...side, arn: check.resource };
     const request: AccessRequest = {
-      caller: loaded.principal.caller,
+      caller,
       action: check.action,
       resource: resource.arn,
       resourceAccount: resource.account,
-      context: contextOf(loaded, check, facts, resource, organizationId),
+      context: contextOf(subject, check, facts, resource, organizationId),
+      ...(side?.trust === true && { trustPolicy: true }),
     };
-    const attached = await attachedPolicies(request.caller, check.action, facts.region, resource);
+    const attached = await attachedPolicies(caller, check.action, facts.region, resource);
     const decision = evaluate(request, {
-      identity: loaded.identityPolicies,
-      boundary: loaded.boundary,
+      identity: subject.identityPolicies,
+      boundary: subject.boundary,
+      session: subject.sessionPolicies,
       resource: attached.length === 0 ? undefined : attached,
+      serviceControl: guardrails.serviceControl(caller.account),
+      resourceControl: RESOURCE_CONTROLLED.test(check.action)
+        ? guardrails.resourceControl(resource.account)
+        : undefined,
     });
     return { request, decision };
   }
 
   return {
     async decide(principal, check, facts, side) {
-      return (await judge(principal, check, facts, side)).decision;
+      return (await judge(subjectOf(await loadedOf(principal)), check, facts, side)).decision;
+    },
+    async decideFor(subject, check, facts, side) {
+      return (await judge(subject, check, facts, side)).decision;
     },
     async authorize(principal, checks, facts, side) {
+      const subject = subjectOf(await loadedOf(principal));
       for (const check of checks) {
-        const { request, decision } = await judge(principal, check, facts, side);
+        refuseLimitedSession(principal, check);
+        const { request, decision } = await judge(subject, check, facts, side);
         if (decision.allowed) continue;
         const shown = check.shownAs === undefined ? request : { ...request, resource: check.shownAs };
-        throw new Fault('AccessDeniedException', denialMessage(shown, decision));
+        // WHY: AWS withholds the reason where a trust policy decides, but names an explicit deny.
+        const reason =
+          side?.trust === true && decision.reason.outcome !== 'explicit-deny' ? 'withheld' : 'given';
+        throw new Fault('AccessDeniedException', denialMessage(shown, decision, reason));
       }
     },
   };
 }
 
+function unknownClient(): Fault {
+  return new Fault('UnrecognizedClientException', 'The security token included in the request is invalid.');
+}
+
+function subjectOf({ principal, ...loaded }: LoadedPrincipal): Subject {
+  return { caller: principal.caller, ...loaded };
+}
+
+/**
+ * What sessions of users cannot do, whatever their policies say (iam-sts.md §5.6): nothing of IAM, and of STS only
+ * GetCallerIdentity and, for GetSessionToken's, AssumeRole.
+ */
+function refuseLimitedSession({ session, caller }: Principal, { action, resource }: AccessCheck): void {
+  if (session === undefined || session.kind === 'role') return;
+  if (action.startsWith('iam:')) throw unknownClient();
+  const mayAssume =
+    session.kind !== 'federated-user' && /^sts:(AssumeRole|TagSession|SetSource)/.test(action);
+  if (!action.startsWith('sts:') || mayAssume) return;
+  throw new Fault(
+    'AccessDeniedException',
+    `User: ${caller.arn} is not authorized to perform: ${action} on resource: ${resource}`,
+  );
+}
+
 /** Condition keys of one request, lower-cased (iam-sts.md §3.9). */
 function contextOf(
-  loaded: LoadedPrincipal,
+  subject: Subject,
   check: AccessCheck,
   facts: RequestFacts,
   resource: Resource,
   organizationId: string | undefined,
 ): ReadonlyMap<string, string | readonly string[]> {
-  const context = new Map<string, string | readonly string[]>(loaded.conditionKeys);
+  const context = new Map<string, string | readonly string[]>(subject.conditionKeys);
   const service = check.action.slice(0, check.action.indexOf(':'));
   context.set('aws:sourceip', facts.sourceIp);
   context.set('aws:securetransport', String(facts.secure));
@@ -197,7 +262,8 @@ function contextOf(
   for (const [key, value] of resource.tags) {
     const lower = key.toLowerCase();
     context.set(`aws:resourcetag/${lower}`, value);
-    context.set(`${service}:resourcetag/${lower}`, value);
+    // A role is IAM's, also when STS asks for it.
+    context.set(`${resource.trust === true ? 'iam' : service}:resourcetag/${lower}`, value);
   }
   if (resource.boundaryArn !== undefined) context.set('iam:permissionsboundary', resource.boundaryArn);
   for (const [key, value] of check.keys ?? []) context.set(key, value);

@@ -51,6 +51,29 @@ export async function bootstrap(options: BootstrapOptions): Promise<{ adminKey: 
   return created ? { adminKey } : undefined;
 }
 
+/**
+ * Makes a further account with an IAM user `admin` that has AdministratorAccess, and returns that user's key, the only time.
+ *
+ * @throws Fault EntityAlreadyExists
+ */
+export async function createAccount(
+  options: Omit<BootstrapOptions, 'rootKey'>,
+): Promise<{ adminKey: Credentials }> {
+  const { store, keys, account, now } = options;
+  const adminKey = options.adminKey ?? generateCredentials(account);
+  await store.transact('account.create', {
+    account,
+    now,
+    admin: {
+      id: uniqueId('AIDA'),
+      name: ADMIN_USER,
+      policyArn: ADMINISTRATOR_ACCESS,
+      key: { id: adminKey.id, secret: sealSecret(keys, adminKey.id, adminKey.secret) },
+    },
+  });
+  return { adminKey };
+}
+
 /** A random key of the shape AWS makes, for `adminKey`. */
 export function generateCredentials(account: string): Credentials {
   return { id: accessKeyId('AKIA', account), secret: secretAccessKey() };

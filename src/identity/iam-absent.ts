@@ -1,8 +1,7 @@
 /**
- * IAM operations on what no user has here: passwords, MFA devices, certificates, SSH keys, memberships. The truthful
+ * IAM operations on what no user has here: MFA devices, certificates, SSH keys. The truthful
  * answer is "none", and it is what lets `terraform destroy` remove a user with `force_destroy`.
  */
-import { Fault } from '../domain/faults.ts';
 import type * as iam from '../model/iam-types.ts';
 import type { Operation } from '../protocol/protocol.ts';
 import { requireUser, selfCheck, subjectOf } from './iam-access.ts';
@@ -15,7 +14,6 @@ interface OfUser {
 
 export function absentOperations(services: IamServices) {
   return {
-    ListGroupsForUser: emptyList('ListGroupsForUser', services, { Groups: [], IsTruncated: false }),
     ListMFADevices: emptyList('ListMFADevices', services, { MFADevices: [], IsTruncated: false }),
     ListSSHPublicKeys: emptyList('ListSSHPublicKeys', services, { SSHPublicKeys: [], IsTruncated: false }),
     ListSigningCertificates: emptyList('ListSigningCertificates', services, {
@@ -26,8 +24,6 @@ export function absentOperations(services: IamServices) {
       ServiceSpecificCredentials: [],
     }),
     ListVirtualMFADevices: listVirtualDevices(),
-    GetLoginProfile: missingLoginProfile('GetLoginProfile', services),
-    DeleteLoginProfile: missingLoginProfile('DeleteLoginProfile', services),
   };
 }
 
@@ -59,15 +55,5 @@ function listVirtualDevices(): Operation<
       { action: 'iam:ListVirtualMFADevices', resource: `arn:aws:iam::${caller.account}:mfa/` },
     ],
     run: async () => ({ VirtualMFADevices: [], IsTruncated: false }),
-  };
-}
-
-function missingLoginProfile(action: string, services: IamServices): Operation<Principal, OfUser, never> {
-  return {
-    access: (input, context) => [selfCheck(action, context, input)],
-    async run(input, context) {
-      const { name } = await requireUser(services, context, subjectOf(input, context));
-      throw new Fault('NoSuchEntity', `Login Profile for User ${name} cannot be found.`);
-    },
   };
 }

@@ -8,11 +8,10 @@ import {
   countPolicyUses,
   findPolicy,
   listPolicies,
-  listPolicyTags,
   listPolicyVersions,
+  listTags,
   noSuchPolicy,
   noSuchVersion,
-  pageUsers,
   quotaExceeded,
 } from '../store/store.ts';
 import type { PolicyRecord, PolicyUses, PolicyVersionRecord } from '../store/store.ts';
@@ -36,11 +35,11 @@ type Op<Input, Output = void> = Operation<Principal, Input, Output>;
 const UNUSED: PolicyUses = { attached: 0, boundary: 0 };
 
 /** A managed policy of either kind. */
-type AnyPolicy =
+export type AnyPolicy =
   | { readonly kind: 'customer'; readonly record: PolicyRecord }
   | { readonly kind: 'aws'; readonly record: ManagedPolicy };
 
-function showPolicy({ kind, record }: AnyPolicy, uses: PolicyUses = UNUSED): iam.Policy {
+export function showPolicy({ kind, record }: AnyPolicy, uses: PolicyUses = UNUSED): iam.Policy {
   return {
     PolicyName: record.name,
     PolicyId: record.id,
@@ -56,7 +55,7 @@ function showPolicy({ kind, record }: AnyPolicy, uses: PolicyUses = UNUSED): iam
 }
 
 /** @throws Fault NoSuchEntity */
-async function requirePolicy({ store }: IamServices, arn: string): Promise<AnyPolicy> {
+export async function requirePolicy({ store }: IamServices, arn: string): Promise<AnyPolicy> {
   const managed = MANAGED_POLICIES.get(arn);
   if (managed !== undefined) return { kind: 'aws', record: managed };
   const record = await findPolicy(store.read, arn);
@@ -65,7 +64,7 @@ async function requirePolicy({ store }: IamServices, arn: string): Promise<AnyPo
 }
 
 /** Newest first. Of AWS-managed policies only the newest version is known. */
-async function versionsOf(
+export async function versionsOf(
   { store }: IamServices,
   policy: AnyPolicy,
 ): Promise<readonly PolicyVersionRecord[]> {
@@ -74,7 +73,10 @@ async function versionsOf(
   return [{ version, document, createdAt: updatedAt }];
 }
 
-function showVersion({ version, createdAt }: PolicyVersionRecord, policy: AnyPolicy): iam.PolicyVersion {
+export function showVersion(
+  { version, createdAt }: PolicyVersionRecord,
+  policy: AnyPolicy,
+): iam.PolicyVersion {
   const defaultVersion = policy.kind === 'aws' ? policy.record.version : policy.record.defaultVersion;
   return {
     VersionId: `v${version}`,
@@ -109,10 +111,6 @@ export function policyOperations(services: IamServices) {
     ListPolicyVersions: listVersions(services),
     DeletePolicyVersion: deleteVersion(services),
     SetDefaultPolicyVersion: setDefaultVersion(services),
-    TagPolicy: tagPolicy(services),
-    UntagPolicy: untagPolicy(services),
-    ListPolicyTags: listTags(services),
-    ListEntitiesForPolicy: listEntities(services),
   };
 }
 
@@ -164,7 +162,7 @@ function getPolicy(services: IamServices): Op<iam.GetPolicyRequest, iam.GetPolic
     async run({ PolicyArn }, { caller: { account } }) {
       const policy = await requirePolicy(services, PolicyArn);
       const uses = (await countPolicyUses(read, account, PolicyArn)).get(PolicyArn);
-      const tags = policy.kind === 'customer' ? await listPolicyTags(read, policy.record.id) : [];
+      const tags = policy.kind === 'customer' ? await listTags(read, policy.record.id) : [];
       return {
         Policy: {
           ...showPolicy(policy, uses),
@@ -287,66 +285,6 @@ function setDefaultVersion({ store }: IamServices): Op<iam.SetDefaultPolicyVersi
     access: ({ PolicyArn }) => [policyCheck('SetDefaultPolicyVersion', PolicyArn)],
     async run({ PolicyArn: arn, VersionId }, { now }) {
       await store.transact('policy.setDefaultVersion', { arn, version: readVersionId(arn, VersionId), now });
-    },
-  };
-}
-
-function tagPolicy({ store }: IamServices): Op<iam.TagPolicyRequest> {
-  return {
-    access: ({ PolicyArn, Tags }) => [policyCheck('TagPolicy', PolicyArn, tagConditionKeys(Tags))],
-    async run({ PolicyArn, Tags }) {
-      const tags = readTags(Tags);
-      await store.transact('policy.tag', { arn: PolicyArn, tags, tagsMax: LIMITS.resourceTagsMax });
-    },
-  };
-}
-
-function untagPolicy({ store }: IamServices): Op<iam.UntagPolicyRequest> {
-  return {
-    access: ({ PolicyArn, TagKeys }) => [
-      policyCheck('UntagPolicy', PolicyArn, new Map([['aws:tagkeys', TagKeys]])),
-    ],
-    async run({ PolicyArn, TagKeys }) {
-      await store.transact('policy.untag', { arn: PolicyArn, keys: TagKeys });
-    },
-  };
-}
-
-function listTags(services: IamServices): Op<iam.ListPolicyTagsRequest, iam.ListPolicyTagsResponse> {
-  return {
-    access: ({ PolicyArn }) => [policyCheck('ListPolicyTags', PolicyArn)],
-    async run(input) {
-      const policy = await requirePolicy(services, input.PolicyArn);
-      const tags =
-        policy.kind === 'customer' ? await listPolicyTags(services.store.read, policy.record.id) : [];
-      const { items, page } = pageOfAll(tags, input);
-      return { Tags: showTags(items), ...page };
-    },
-  };
-}
-
-/** Users only: there are no groups and roles yet, so none of them has the policy. */
-function listEntities(
-  services: IamServices,
-): Op<iam.ListEntitiesForPolicyRequest, iam.ListEntitiesForPolicyResponse> {
-  return {
-    access: ({ PolicyArn }) => [policyCheck('ListEntitiesForPolicy', PolicyArn)],
-    async run(input, { caller: { account } }) {
-      const { PolicyArn: arn, EntityFilter: filter, PolicyUsageFilter: usage } = input;
-      await requirePolicy(services, arn);
-      const last = readMarker(input);
-      const none = { PolicyGroups: [], PolicyRoles: [] };
-      if (filter !== undefined && filter !== 'User') {
-        return { PolicyUsers: [], ...none, IsTruncated: false };
-      }
-      const rows = await pageUsers(services.store.read, account, {
-        pathPrefix: input.PathPrefix,
-        last,
-        limit: pageSize(input) + 1,
-        policy: { arn, attached: usage !== 'PermissionsBoundary', boundary: usage !== 'PermissionsPolicy' },
-      });
-      const { items, page } = pageOf(rows, input, ({ name }) => name.toLowerCase());
-      return { PolicyUsers: items.map(({ id, name }) => ({ UserName: name, UserId: id })), ...none, ...page };
     },
   };
 }

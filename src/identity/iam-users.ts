@@ -1,17 +1,18 @@
-/** IAM operations on users, their tags and permissions boundary (iam-sts.md §6.4, §6.5). */
-import { Fault } from '../domain/faults.ts';
+/** IAM operations on users and their permissions boundary (iam-sts.md §6.4, §6.5). */
 import { uniqueId } from '../lib/ids.ts';
 import { LIMITS } from '../lib/limits.ts';
 import type * as iam from '../model/iam-types.ts';
 import type { AccessCheck, Operation } from '../protocol/protocol.ts';
-import { findAccountCreation, listUserTags, pageUsers } from '../store/store.ts';
+import { findAccountCreation, findLoginProfile, listTags, pageUsers } from '../store/store.ts';
 import type { UserRecord } from '../store/store.ts';
-import { readPolicyArn, rootArn, userArn } from './arns.ts';
+import { rootArn, userArn } from './arns.ts';
 import {
-  isManagedAttachable,
+  isManagedBoundary,
+  pathCheck,
   readTags,
   requireUser,
   selfCheck,
+  showBoundary,
   showTags,
   subjectOf,
   tagConditionKeys,
@@ -19,7 +20,7 @@ import {
 } from './iam-access.ts';
 import type { IamServices } from './iam-access.ts';
 import type { Principal } from './identity.ts';
-import { pageOf, pageOfAll, pageSize, readMarker } from './paging.ts';
+import { pageOf, pageSize, readMarker } from './paging.ts';
 
 type Op<Input, Output = void> = Operation<Principal, Input, Output>;
 
@@ -34,21 +35,6 @@ export function showUser(user: UserRecord): iam.User {
   };
 }
 
-function showBoundary(user: UserRecord): Pick<iam.User, 'PermissionsBoundary'> {
-  if (user.boundaryArn === undefined) return {};
-  // WHY: the wire says `Policy` although the model's enumeration has `PermissionsBoundaryPolicy` (iam-sts.md §6.5).
-  const type = 'Policy' as iam.PermissionsBoundaryAttachmentType;
-  return { PermissionsBoundary: { PermissionsBoundaryType: type, PermissionsBoundaryArn: user.boundaryArn } };
-}
-
-/** @throws Fault InvalidParameterValue (no ARN of a policy), PolicyNotAttachable */
-function isManagedBoundary(arn: string): boolean {
-  if (readPolicyArn(arn) === undefined) {
-    throw new Fault('InvalidParameterValue', `Value (${arn}) for parameter PermissionsBoundary is invalid.`);
-  }
-  return isManagedAttachable(arn);
-}
-
 export function userOperations(services: IamServices) {
   return {
     CreateUser: createUser(services),
@@ -56,9 +42,6 @@ export function userOperations(services: IamServices) {
     ListUsers: listUsers(services),
     UpdateUser: updateUser(services),
     DeleteUser: deleteUser(services),
-    TagUser: tagUser(services),
-    UntagUser: untagUser(services),
-    ListUserTags: listTags(services),
     PutUserPermissionsBoundary: putBoundary(services),
     DeleteUserPermissionsBoundary: deleteBoundary(services),
   };
@@ -93,7 +76,11 @@ function createUser({ store }: IamServices): Op<iam.CreateUserRequest, iam.Creat
         usersMax: LIMITS.usersPerAccountMax,
       });
       return {
-        User: { ...showUser(user), ...showBoundary(user), ...(tags.length > 0 && { Tags: showTags(tags) }) },
+        User: {
+          ...showUser(user),
+          ...showBoundary(user.boundaryArn),
+          ...(tags.length > 0 && { Tags: showTags(tags) }),
+        },
       };
     },
   };
@@ -111,9 +98,15 @@ function getUser(services: IamServices): Op<iam.GetUserRequest, iam.GetUserRespo
         return { User: root as iam.User };
       }
       const user = await requireUser(services, context, subjectOf(input, context));
-      const tags = await listUserTags(services.store.read, user.id);
+      const tags = await listTags(services.store.read, user.id);
+      const lastUsedAt = (await findLoginProfile(services.store.read, user.id))?.lastUsedAt;
       return {
-        User: { ...showUser(user), ...showBoundary(user), ...(tags.length > 0 && { Tags: showTags(tags) }) },
+        User: {
+          ...showUser(user),
+          ...(lastUsedAt !== undefined && { PasswordLastUsed: new Date(lastUsedAt) }),
+          ...showBoundary(user.boundaryArn),
+          ...(tags.length > 0 && { Tags: showTags(tags) }),
+        },
       };
     },
   };
@@ -121,13 +114,7 @@ function getUser(services: IamServices): Op<iam.GetUserRequest, iam.GetUserRespo
 
 function listUsers({ store }: IamServices): Op<iam.ListUsersRequest, iam.ListUsersResponse> {
   return {
-    access: ({ PathPrefix = '/' }, { caller: { account } }) => [
-      {
-        action: 'iam:ListUsers',
-        resource: `arn:aws:iam::${account}:user${PathPrefix}`,
-        shownAs: `arn:aws:iam::${account}:user${PathPrefix}`,
-      },
-    ],
+    access: ({ PathPrefix }, context) => [pathCheck('ListUsers', 'user', context, PathPrefix)],
     async run(input, { caller: { account } }) {
       const rows = await pageUsers(store.read, account, {
         pathPrefix: input.PathPrefix,
@@ -149,7 +136,7 @@ function updateUser(services: IamServices): Op<iam.UpdateUserRequest> {
       const renamed = { ...user, name: NewUserName ?? user.name, path: NewPath ?? user.path };
       if (userArn(renamed) !== userArn(user)) {
         // Both ends need the permission: the user as it is, and as it will be called.
-        const tags = new Map((await listUserTags(store.read, user.id)).map(({ key, value }) => [key, value]));
+        const tags = new Map((await listTags(store.read, user.id)).map(({ key, value }) => [key, value]));
         const check = {
           action: 'iam:UpdateUser',
           resource: userArn(renamed),
@@ -181,45 +168,6 @@ function deleteUser({ store }: IamServices): Op<iam.DeleteUserRequest> {
   };
 }
 
-function tagUser({ store }: IamServices): Op<iam.TagUserRequest> {
-  return {
-    access: ({ UserName, Tags }, context) => [
-      userCheck('TagUser', context, UserName, tagConditionKeys(Tags)),
-    ],
-    async run({ UserName, Tags }, { caller: { account } }) {
-      const tags = readTags(Tags);
-      await store.transact('user.tag', {
-        account,
-        userName: UserName,
-        tags,
-        tagsMax: LIMITS.resourceTagsMax,
-      });
-    },
-  };
-}
-
-function untagUser({ store }: IamServices): Op<iam.UntagUserRequest> {
-  return {
-    access: ({ UserName, TagKeys }, context) => [
-      userCheck('UntagUser', context, UserName, new Map([['aws:tagkeys', TagKeys]])),
-    ],
-    async run({ UserName, TagKeys }, { caller: { account } }) {
-      await store.transact('user.untag', { account, userName: UserName, keys: TagKeys });
-    },
-  };
-}
-
-function listTags(services: IamServices): Op<iam.ListUserTagsRequest, iam.ListUserTagsResponse> {
-  return {
-    access: ({ UserName }, context) => [userCheck('ListUserTags', context, UserName)],
-    async run(input, context) {
-      const user = await requireUser(services, context, input.UserName);
-      const { items, page } = pageOfAll(await listUserTags(services.store.read, user.id), input);
-      return { Tags: showTags(items), ...page };
-    },
-  };
-}
-
 function putBoundary({ store }: IamServices): Op<iam.PutUserPermissionsBoundaryRequest> {
   return {
     access: ({ UserName, PermissionsBoundary }, context) => {
@@ -228,8 +176,8 @@ function putBoundary({ store }: IamServices): Op<iam.PutUserPermissionsBoundaryR
     },
     async run({ UserName, PermissionsBoundary }, { caller: { account } }) {
       const managed = isManagedBoundary(PermissionsBoundary);
-      const policyArn = PermissionsBoundary;
-      await store.transact('user.setBoundary', { account, userName: UserName, policyArn, managed });
+      const owner = { kind: 'user', account, name: UserName } as const;
+      await store.transact('owner.setBoundary', { owner, policyArn: PermissionsBoundary, managed });
     },
   };
 }
@@ -238,8 +186,8 @@ function deleteBoundary({ store }: IamServices): Op<iam.DeleteUserPermissionsBou
   return {
     access: ({ UserName }, context) => [userCheck('DeleteUserPermissionsBoundary', context, UserName)],
     async run({ UserName }, { caller: { account } }) {
-      const none = { policyArn: undefined, managed: false };
-      await store.transact('user.setBoundary', { account, userName: UserName, ...none });
+      const owner = { kind: 'user', account, name: UserName } as const;
+      await store.transact('owner.setBoundary', { owner, policyArn: undefined, managed: false });
     },
   };
 }

@@ -165,7 +165,7 @@ await onEveryStore((fixture) => {
       await f.call('UpdateAccessKey', { ...input, Status: 'Inactive' });
       assert.equal(await f.identity.findKey(key.id, undefined), undefined);
       await f.call('UpdateAccessKey', { ...input, Status: 'Active' });
-      assert.equal(await f.identity.findKey(key.id, 'a session token'), 'invalid-token');
+      assert.equal(await f.identity.findKey(key.id, 'a session token', NOW), 'invalid-token');
       await f.call('DeleteAccessKey', input);
       assert.equal(await f.identity.findKey(key.id, undefined), undefined);
     });

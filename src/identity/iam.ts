@@ -3,36 +3,41 @@ import { iamModel } from '../model/service-model.ts';
 import type { OperationNotBuilt, OperationTable } from '../protocol/protocol.ts';
 import { absentOperations } from './iam-absent.ts';
 import type { IamServices } from './iam-access.ts';
+import { accountOperations } from './iam-account.ts';
+import { detailOperations } from './iam-details.ts';
+import { groupOperations } from './iam-groups.ts';
+import { instanceProfileOperations } from './iam-instance-profiles.ts';
 import { keyOperations } from './iam-keys.ts';
+import { ownerPolicyOperations } from './iam-owner-policies.ts';
+import { passwordOperations } from './iam-passwords.ts';
 import { policyOperations } from './iam-policies.ts';
-import { userPolicyOperations } from './iam-user-policies.ts';
+import { providerOperations } from './iam-providers.ts';
+import { roleOperations } from './iam-roles.ts';
+import { serviceRoleOperations } from './iam-service-roles.ts';
+import { simulationOperations } from './iam-simulation.ts';
+import { tagOperations } from './iam-tags.ts';
 import { userOperations } from './iam-users.ts';
 import type { Principal } from './identity.ts';
 
 /** The first family that an operation's name fits gives the reason. */
 const FAMILIES: readonly (readonly [name: RegExp, reason: string])[] = [
-  [/OpenIDConnect|ClientID/, 'identity providers (OpenID Connect) are not built yet'],
   [/SAML/, 'SAML is not part of Berth'],
   [/MFADevice/, 'multi-factor authentication of IAM users is not built'],
-  [/LoginProfile|Password/, 'IAM users have access keys and no passwords'],
   [
     /SSHPublicKey|SigningCertificate|ServerCertificate|ServiceSpecificCredential/,
-    'IAM users have access keys and no other credentials',
+    'IAM users have access keys and passwords, and no other credentials',
   ],
-  [
-    /Simulate|ContextKeys/,
-    'policy simulation is not built; `berth explain` tells why a request is allowed or denied',
-  ],
-  [/Role|InstanceProfile|ServiceLinked/, 'IAM roles are not built yet; use IAM users with access keys'],
-  [/Group/, 'IAM groups are not built yet; attach policies to users'],
-  [/AccountAlias/, 'an account has its number and no alias'],
   [
     /Organization|Delegation|OutboundWebIdentity|HumanReadable|Delegated|SecurityTokenService|TokenVersion/,
     'organisations, delegation and token exchange between AWS services are not part of Berth',
   ],
   [
-    /Account|CredentialReport|LastAccessed|GrantingServiceAccess/,
-    'reports about an account are not built yet',
+    /LastAccessed/,
+    'uses are kept for access keys and roles, not by service; GetAccessKeyLastUsed and GetRole tell',
+  ],
+  [
+    /GrantingServiceAccess/,
+    'SimulatePrincipalPolicy and GetAccountAuthorizationDetails answer what grants access',
   ],
 ];
 
@@ -56,9 +61,19 @@ export function notBuiltOperations(
 export function iamOperations(services: IamServices): OperationTable<Principal> {
   const built = {
     ...userOperations(services),
+    ...groupOperations(services),
+    ...roleOperations(services),
+    ...serviceRoleOperations(services),
+    ...instanceProfileOperations(services),
+    ...providerOperations(services),
     ...keyOperations(services),
-    ...userPolicyOperations(services),
+    ...passwordOperations(services),
+    ...ownerPolicyOperations(services),
     ...policyOperations(services),
+    ...tagOperations(services),
+    ...accountOperations(services),
+    ...detailOperations(services),
+    ...simulationOperations(services),
     ...absentOperations(services),
   };
   return { ...built, ...notBuiltOperations(Object.keys(iamModel.operations), built, FAMILIES) };

@@ -4,19 +4,30 @@
  */
 import { LIMITS } from '../lib/limits.ts';
 import type { KeyRing } from '../lib/keyring.ts';
-import type { Caller, Decision } from '../policy/policy.ts';
+import type { Caller, Decision, NamedPolicy } from '../policy/policy.ts';
 import type { AccessCheck, OperationContext } from '../protocol/protocol.ts';
+import { findSessionToken } from '../store/store.ts';
 import type { KeyUse, Store } from '../store/store.ts';
 import { createAuthorizer } from './authorize.ts';
+import { NO_GUARDRAILS } from './guardrails.ts';
+import type { Guardrails } from './guardrails.ts';
 import { createPrincipals } from './principals.ts';
+import type { LoadedPrincipal } from './principals.ts';
 import { RecentMap } from './recent.ts';
 import { createRegistryRules, type RegistryRules } from './registries.ts';
 import { expiredToken, invalidToken, sealToken, unsealToken } from './registry-token.ts';
 import type { TokenContent } from './registry-token.ts';
+import { sealSession, unsealSession } from './sessions.ts';
+import type { Session } from './sessions.ts';
 
-export { bootstrap, generateCredentials } from './bootstrap.ts';
+export { bootstrap, createAccount, generateCredentials } from './bootstrap.ts';
 export type { BootstrapOptions, Credentials } from './bootstrap.ts';
+export { compileGuardrails, GuardrailError } from './guardrails.ts';
+export type { Guardrails } from './guardrails.ts';
 export { iamOperations } from './iam.ts';
+export { createIssuerFetch, IssuerError } from './issuer-fetch.ts';
+export type { IssuerFetch } from './issuer-fetch.ts';
+export type { Session } from './sessions.ts';
 export { stsOperations } from './sts.ts';
 export type { RegistryRules } from './registries.ts';
 
@@ -29,6 +40,19 @@ export interface Principal {
   /** IAM users only */
   readonly userName: string | undefined;
   readonly userId: string | undefined;
+  /** temporary credentials only */
+  readonly session?: Session | undefined;
+}
+
+/** Who asks, with everything on that side that has a say. */
+export interface Subject {
+  readonly caller: Caller;
+  readonly identityPolicies: readonly NamedPolicy[];
+  readonly boundary: NamedPolicy | undefined;
+  /** undefined: no session policy was passed */
+  readonly sessionPolicies: readonly NamedPolicy[] | undefined;
+  /** condition keys that only depend on the subject, lower-cased */
+  readonly conditionKeys: ReadonlyMap<string, string | readonly string[]>;
 }
 
 /** Facts of a request that fill the global condition keys (iam-sts.md §3.9). OperationContext is one. */
@@ -39,6 +63,8 @@ export interface ResourceSide {
   readonly account: string;
   readonly policy: string | undefined;
   readonly tags: ReadonlyMap<string, string>;
+  /** `policy` is a role's trust policy: it must grant by itself */
+  readonly trust?: true;
 }
 
 export interface RegistryToken {
@@ -48,11 +74,12 @@ export interface RegistryToken {
 }
 
 export interface Identity {
-  /** KeySource of protocol/: the secret and the principal behind an access key. */
-  findKey(
-    accessKeyId: string,
-    sessionToken: string | undefined,
-  ): Promise<{ secret: string; caller: Principal } | 'invalid-token' | 'expired' | undefined>;
+  /**
+   * KeySource of protocol/: the secret and the principal behind an access key. `now`, in milliseconds, decides whether a
+   * session is over; long-term keys do not ask for it.
+   */
+  findKey(accessKeyId: string, sessionToken: undefined, now?: number): Promise<FoundKey>;
+  findKey(accessKeyId: string, sessionToken: string | undefined, now: number): Promise<FoundKey>;
   /** Notes the use of a key for GetAccessKeyLastUsed; batched, never waits. */
   recordKeyUse(accessKeyId: string, service: string, region: string, now: number): void;
   /**
@@ -61,6 +88,13 @@ export interface Identity {
    */
   decide(
     principal: Principal,
+    check: AccessCheck,
+    facts: RequestFacts,
+    side?: ResourceSide,
+  ): Promise<Decision>;
+  /** As {@link decide}, for somebody who has no credentials here or is only imagined. */
+  decideFor(
+    subject: Subject,
     check: AccessCheck,
     facts: RequestFacts,
     side?: ResourceSide,
@@ -79,20 +113,29 @@ export interface Identity {
     principal: Principal,
     registry: { readonly account: string; readonly region: string },
   ): Promise<boolean>;
-  issueRegistryToken(principal: Principal, scope: { readonly region: string }, now: number): RegistryToken;
+  /** For twelve hours, also when the session it is made for ends earlier (ecr-api.md §21). */
+  issueRegistryToken(
+    principal: Principal,
+    scope: { readonly region: string },
+    now: number,
+  ): Promise<RegistryToken>;
   /**
    * The principal behind a registry password, and the account and region bound into it.
    *
-   * @throws Fault InvalidRegistryToken, ExpiredRegistryToken; InvalidRegistryToken when its key or user is gone or inactive
+   * @throws Fault InvalidRegistryToken, ExpiredRegistryToken; InvalidRegistryToken when its key, user or role is gone or inactive
    */
   openRegistryToken(password: string, now: number): Promise<{ principal: Principal; region: string }>;
   /** Writes batched uses of keys. Called on a schedule and on shutdown. */
   flush(): Promise<void>;
 }
 
+type FoundKey = { secret: string; caller: Principal } | 'invalid-token' | 'expired' | undefined;
+
 export interface IdentityOptions {
   readonly store: Store;
   readonly keys: KeyRing;
+  /** none unless told */
+  readonly guardrails?: Guardrails | undefined;
   /** How old a noted use of a key may grow before it is written, in milliseconds. */
   readonly keyUseBatchMs?: number;
   /** The organisation all accounts belong to, `o-…`: `aws:PrincipalOrgID` and `aws:ResourceOrgID` of every request. */
@@ -103,12 +146,24 @@ export interface IdentityOptions {
 const TOKENS_MAX = 10_000;
 const KEY_USE_BATCH_MS = 60_000;
 
+/** Sessions whose content is kept, about 1 KiB each. */
+const SESSIONS_MAX = 10_000;
+
 /** What both doors need of {@link IdentityOptions}' store; remembers only what the identity revision keeps honest. */
 export function createIdentity(options: IdentityOptions): Identity {
-  const { store, keys, keyUseBatchMs = KEY_USE_BATCH_MS, organizationId } = options;
+  const {
+    store,
+    keys,
+    guardrails = NO_GUARDRAILS,
+    keyUseBatchMs = KEY_USE_BATCH_MS,
+    organizationId,
+  } = options;
   const principals = createPrincipals({ store, keys });
   const registryRules = createRegistryRules(store, principals);
   const tokens = new RecentMap<string, TokenContent>(TOKENS_MAX);
+  /** by session token and by id: what a session is never changes */
+  const sessions = new RecentMap<string, Session>(SESSIONS_MAX);
+  const rolesOfKeys = new RecentMap<string, string>(SESSIONS_MAX);
   const uses = createKeyUses(store, keyUseBatchMs);
 
   function openToken(password: string): TokenContent {
@@ -119,32 +174,75 @@ export function createIdentity(options: IdentityOptions): Identity {
     return content;
   }
 
+  function openSession(token: string): Session | undefined {
+    const known = sessions.get(token);
+    if (known !== undefined) return known;
+    const session = unsealSession(keys, token);
+    if (session !== undefined) sessions.set(token, session);
+    return session;
+  }
+
+  /** The session a registry token names; undefined when nobody keeps it any more. */
+  async function keptSession(id: string): Promise<Session | undefined> {
+    const known = sessions.get(id);
+    if (known !== undefined) return known;
+    const token = await findSessionToken(store.read, id);
+    const session = token === undefined ? undefined : openSession(token);
+    if (session !== undefined) sessions.set(id, session);
+    return session;
+  }
+
+  async function findSessionKey(accessKeyId: string, token: string, now: number): Promise<FoundKey> {
+    const session = openSession(token);
+    if (session === undefined || session.accessKeyId !== accessKeyId) return 'invalid-token';
+    if (now >= session.expiresAt) return 'expired';
+    const loaded = await principals.findSession(session);
+    if (loaded === undefined) return 'invalid-token';
+    if (session.kind === 'role') rolesOfKeys.set(accessKeyId, session.ownerId);
+    return { secret: loaded.secret, caller: loaded.principal };
+  }
+
   return {
-    ...createAuthorizer({ store, principals, registryRules, organizationId }),
+    ...createAuthorizer({ store, principals, guardrails, registryRules, organizationId }),
     registryRules,
     async recordsPulls({ caller }, registry) {
       const { pullTimeExclusions } = await registryRules(registry);
       // A session is its role (ecr-api.md §20).
       return pullTimeExclusions.size === 0 || !pullTimeExclusions.has(caller.roleArn ?? caller.arn);
     },
-    async findKey(accessKeyId, sessionToken) {
+    async findKey(accessKeyId: string, sessionToken: string | undefined, now = Infinity) {
+      if (sessionToken !== undefined) return await findSessionKey(accessKeyId, sessionToken, now);
+      // A temporary key without its token is unknown here.
       const loaded = await principals.find(accessKeyId);
-      if (loaded === undefined) return undefined;
-      // All keys are long-term ones, and those come without a token (iam-sts.md §1.6).
-      if (sessionToken !== undefined) return 'invalid-token';
-      return { secret: loaded.secret, caller: loaded.principal };
+      return loaded && { secret: loaded.secret, caller: loaded.principal };
     },
-    recordKeyUse: uses.record,
+    recordKeyUse(accessKeyId, service, region, now) {
+      const role = rolesOfKeys.get(accessKeyId);
+      uses.record(role ?? accessKeyId, service, region, now);
+    },
     flush: uses.flush,
-    issueRegistryToken(principal, { region }, now) {
+    async issueRegistryToken(principal, { region }, now) {
       const expiresAt = now + LIMITS.registryTokenMs;
-      const { account, accessKeyId } = principal;
-      return { password: sealToken(keys, { account, region, accessKeyId, expiresAt }), expiresAt };
+      const { account, accessKeyId, session } = principal;
+      if (session !== undefined) {
+        const { id } = session;
+        await store.transact('session.keep', { id, token: sealSession(keys, session), expiresAt, now });
+      }
+      const holder =
+        session === undefined
+          ? ({ kind: 'key', id: accessKeyId } as const)
+          : ({ kind: 'session', id: session.id } as const);
+      return { password: sealToken(keys, { account, region, holder, expiresAt }), expiresAt };
     },
     async openRegistryToken(password, now) {
-      const { account, region, accessKeyId, expiresAt } = openToken(password);
+      const { account, region, holder, expiresAt } = openToken(password);
       if (now >= expiresAt) throw expiredToken();
-      const loaded = await principals.find(accessKeyId);
+      let loaded: LoadedPrincipal | undefined;
+      if (holder.kind === 'key') loaded = await principals.find(holder.id);
+      else {
+        const session = await keptSession(holder.id);
+        loaded = session && (await principals.findSession(session));
+      }
       if (loaded === undefined || loaded.principal.account !== account) throw invalidToken();
       return { principal: loaded.principal, region };
     },

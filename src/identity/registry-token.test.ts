@@ -40,7 +40,11 @@ async function principalOf(key: Credentials): Promise<Principal> {
 describe('registry tokens', () => {
   it('carry who asked and the region for twelve hours', async () => {
     const principal = await principalOf(f.admin);
-    const { password, expiresAt } = f.identity.issueRegistryToken(principal, { region: 'eu-west-1' }, NOW);
+    const { password, expiresAt } = await f.identity.issueRegistryToken(
+      principal,
+      { region: 'eu-west-1' },
+      NOW,
+    );
     assert.match(password, /^ey[A-Za-z0-9_-]+$/);
     assert.ok(password.length <= 300);
     assert.equal(expiresAt, NOW + 12 * HOUR);
@@ -56,7 +60,7 @@ describe('registry tokens', () => {
 
   it('stop working with the key and the user', async () => {
     const key = await f.makeUser('token');
-    const { password } = f.identity.issueRegistryToken(await principalOf(key), { region: 'r' }, NOW);
+    const { password } = await f.identity.issueRegistryToken(await principalOf(key), { region: 'r' }, NOW);
     const open = () => f.identity.openRegistryToken(password, NOW);
     await open();
     const input = { UserName: 'token', AccessKeyId: key.id };
@@ -71,7 +75,7 @@ describe('registry tokens', () => {
   });
 
   it('cannot be forged', async () => {
-    const { password } = f.identity.issueRegistryToken(
+    const { password } = await f.identity.issueRegistryToken(
       await principalOf(f.admin),
       { region: 'eu-west-1' },
       NOW,
@@ -100,7 +104,7 @@ describe('registry tokens', () => {
       const content = {
         account: ACCOUNT,
         region: 'eu-west-1',
-        accessKeyId: f.admin.id,
+        holder: { kind: 'key', id: f.admin.id } as const,
         expiresAt: NOW + HOUR,
       };
       const foreign = sealToken(await openKeyRing(directory), content);
@@ -120,13 +124,16 @@ describe('registry tokens', () => {
         fc.record({
           account: fc.stringMatching(/^[0-9]{12}$/),
           region: fc.stringMatching(/^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$/),
-          accessKeyId: fc.stringMatching(/^[A-Za-z0-9_]{16,128}$/),
+          holder: fc.record({
+            kind: fc.constantFrom('key' as const, 'session' as const),
+            id: fc.stringMatching(/^[A-Za-z0-9_]{16,128}$/),
+          }),
           expiresAt: fc.integer({ min: 0, max: 2 ** 48 - 1 }),
         }),
         (content) => {
           const password = sealToken(f.keys, content);
           assert.ok(password.length <= 300);
-          assert.deepEqual(unsealToken(f.keys, password), { ...content });
+          assert.deepEqual(unsealToken(f.keys, password), { ...content, holder: { ...content.holder } });
         },
       ),
       { numRuns: 200 },

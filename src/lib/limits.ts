@@ -83,4 +83,33 @@ export const LIMITS = {
   policyVersionsMax: 5,
   managedPolicyCharactersMax: 6144,
   userInlineCharactersMax: 2048,
+  groupInlineCharactersMax: 5120,
+  roleInlineCharactersMax: 10_240,
+  trustPolicyCharactersMax: 2048,
+  groupsPerAccountMax: 300,
+  groupsPerUserMax: 10,
+  rolesPerAccountMax: 1000,
+  attachedPoliciesPerGroupMax: 10,
+  attachedPoliciesPerRoleMax: 10,
+  instanceProfilesPerAccountMax: 1000,
+  oidcProvidersPerAccountMax: 100,
+  clientIdsPerProviderMax: 100,
+  thumbprintsPerProviderMax: 5,
+  /** Plain text of a session policy and of the ARNs beside it; of session tags (iam-sts.md §2.7, §2.8). */
+  sessionPolicyCharactersMax: 2048,
+  sessionTagCharactersMax: 4096,
+  /** Lifetimes of sessions, in seconds (iam-sts.md §5.1). */
+  roleSessionSeconds: 3600,
+  roleSessionSecondsMin: 900,
+  chainedSessionSecondsMax: 3600,
+  userSessionSeconds: 43_200,
+  rootSessionSeconds: 3600,
+  /** A token issuer's answers: bytes, time, how long its keys are believed, how soon they are asked for again. */
+  issuerBytesMax: 1_048_576,
+  issuerMs: 5000,
+  issuerKeysMs: 3_600_000,
+  issuerRetryMs: 30_000,
+  issuerKeysMax: 200,
+  /** Difference of clocks an identity token survives (iam-sts.md §5.5). */
+  identityTokenSkewMs: 5 * 60_000,
 } as const;

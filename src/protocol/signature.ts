@@ -22,12 +22,13 @@ export interface SignedRequest {
 export interface KeySource<Caller> {
   /**
    * The secret and the caller behind an access key. `'invalid-token'`: the session token is not this key's, or comes
-   * with a long-term key. `'expired'`: the session is over. `undefined`: unknown or inactive key, or a temporary key
+   * with a long-term key. `'expired'`: the session is over at `now`. `undefined`: unknown or inactive key, or a temporary key
    * without its token.
    */
   findKey(
     accessKeyId: string,
     sessionToken: string | undefined,
+    now: number,
   ): Promise<{ readonly secret: string; readonly caller: Caller } | 'invalid-token' | 'expired' | undefined>;
 }
 
@@ -107,7 +108,7 @@ export function createVerifier<Caller>(options: VerifierOptions<Caller>): Verify
     const timestamp = checkTime(claim.timestamp, now);
     const credential = readCredential(claim, timestamp, service, options.acceptsRegion);
 
-    const found = await options.keys.findKey(credential.accessKeyId, claim.sessionToken);
+    const found = await options.keys.findKey(credential.accessKeyId, claim.sessionToken, now);
     const known = typeof found === 'object';
     // INVARIANT: the same work for unknown keys, so that time does not tell them from known ones
     const matches = signatureMatches(

@@ -1,23 +1,71 @@
-/** Accounts, users, access keys and policies: the look-ups of authentication and the pages of the IAM listings. */
+/** Accounts and their principals: the look-ups of authentication and the pages of the IAM listings. */
 import { sql } from 'kysely';
-import { POLICY_COLUMNS, policyOf, policyTransactions } from './identity-policies.ts';
-import type { PolicyRecord, PolicyVersionRecord } from './identity-policies.ts';
+import { accountTransactions } from './identity-accounts.ts';
 import { keyTransactions } from './identity-keys.ts';
 import type { AccessKeyRecord } from './identity-keys.ts';
-import { USER_COLUMNS, userOf, userTransactions } from './identity-users.ts';
-import type { TagRecord, UserRecord } from './identity-users.ts';
+import { listAttachments, listInlinePolicies, listTags, ownerTransactions } from './identity-owners.ts';
+import type { OwnerKind, TagRecord } from './identity-owners.ts';
+import { POLICY_COLUMNS, policyOf, policyTransactions } from './identity-policies.ts';
+import type { PolicyRecord, PolicyVersionRecord } from './identity-policies.ts';
+import { providerTransactions } from './identity-providers.ts';
+import { profileOf, roleOf, roleTransactions } from './identity-roles.ts';
+import type { InstanceProfileRecord, RoleRecord } from './identity-roles.ts';
+import { groupOf, listGroupsOf, USER_COLUMNS, userOf, userTransactions } from './identity-users.ts';
+import type { GroupRecord, UserRecord } from './identity-users.ts';
 import type { Store } from './store.ts';
 import type { Reader, Transaction } from './transaction.ts';
 
-export { noSuchPolicy, noSuchVersion } from './identity-policies.ts';
+export {
+  findAccountCreation,
+  findAlias,
+  findCredentialReport,
+  findLoginProfile,
+  findPasswordPolicy,
+  findSessionToken,
+  listAccounts,
+  noSuchLoginProfile,
+  noSuchPasswordPolicy,
+} from './identity-accounts.ts';
+export type { AccountRecord, LoginProfileRecord } from './identity-accounts.ts';
+export { noSuchVersion } from './identity-policies.ts';
 export type { PolicyRecord, PolicyVersionRecord } from './identity-policies.ts';
 export { noSuchAccessKey } from './identity-keys.ts';
 export type { AccessKeyRecord, KeyUse } from './identity-keys.ts';
-export { noSuchUser, noSuchUserPolicy, policyNotAttachable, quotaExceeded } from './identity-users.ts';
-export type { TagRecord, UserRecord } from './identity-users.ts';
+export {
+  countNamed,
+  findInlinePolicy,
+  listAttachments,
+  listInlinePolicies,
+  listTags,
+  noSuchInlinePolicy,
+  noSuchNamed,
+  noSuchPolicy,
+  noSuchProvider,
+  noSuchUser,
+  pageInlinePolicies,
+  policyNotAttachable,
+  quotaExceeded,
+} from './identity-owners.ts';
+export type { OwnerKind, OwnerReference, TaggedReference, TagRecord } from './identity-owners.ts';
+export { findProvider, listProviders } from './identity-providers.ts';
+export type { ProviderRecord } from './identity-providers.ts';
+export {
+  findInstanceProfile,
+  findRole,
+  findRoleById,
+  hasDeletionTask,
+  listProfilesOf,
+} from './identity-roles.ts';
+export type { InstanceProfileRecord, RoleRecord } from './identity-roles.ts';
+export { findGroup, listGroupsOf, pageMembers } from './identity-users.ts';
+export type { GroupRecord, UserRecord } from './identity-users.ts';
 
 export const identityTransactions = {
   ...userTransactions,
+  ...ownerTransactions,
+  ...roleTransactions,
+  ...providerTransactions,
+  ...accountTransactions,
   ...keyTransactions,
   ...policyTransactions,
 } as const satisfies Record<string, Transaction<never, unknown>>;
@@ -41,14 +89,7 @@ export interface StoredAccessKey extends AccessKeyRecord {
 export async function findAccessKey(read: Reader, id: string): Promise<StoredAccessKey | undefined> {
   const key = await read.selectFrom('iam_access_key').selectAll().where('id', '=', id).executeTakeFirst();
   if (key === undefined) return undefined;
-  const user =
-    key.user_id === null
-      ? undefined
-      : await read
-          .selectFrom('iam_user')
-          .select(USER_COLUMNS)
-          .where('id', '=', key.user_id)
-          .executeTakeFirst();
+  const user = key.user_id === null ? undefined : await findUserById(read, key.user_id);
   // The user went between the two reads, and its keys with it.
   if (key.user_id !== null && user === undefined) return undefined;
   const { last_used_at: at, last_used_service: service, last_used_region: region } = key;
@@ -59,42 +100,69 @@ export async function findAccessKey(read: Reader, id: string): Promise<StoredAcc
     status: key.status,
     createdAt: key.created_at,
     lastUsed: at === null || service === null || region === null ? undefined : { at, service, region },
-    user: user === undefined ? undefined : userOf(user),
+    user,
   };
 }
 
-/** What a user is granted, as text. AWS-managed policies have no document here: theirs is data in the code. */
+/** A policy as text. AWS-managed ones have no document here: theirs is data in the code. */
+export interface GrantedPolicy {
+  readonly kind: 'inline' | 'managed';
+  readonly name: string;
+  readonly arn: string | undefined;
+  readonly document: string | undefined;
+  /** of whom it is: the principal itself or one of its groups */
+  readonly owner: { readonly kind: OwnerKind; readonly name: string };
+}
+
+/** What a user, group or role is granted, and what bounds it. */
 export interface StoredGrants {
   readonly tags: readonly TagRecord[];
-  readonly inline: readonly { readonly name: string; readonly document: string }[];
-  readonly attached: readonly { readonly arn: string; readonly document: string | undefined }[];
+  readonly policies: readonly GrantedPolicy[];
   readonly boundary: { readonly arn: string; readonly document: string | undefined } | undefined;
 }
 
-export async function readGrants(read: Reader, user: UserRecord): Promise<StoredGrants> {
-  const inline = await read
-    .selectFrom('iam_user_policy')
-    .select(['name', 'document'])
-    .where('user_id', '=', user.id)
-    .orderBy('name')
-    .execute();
-  const arns = await listAttachments(read, user.id);
-  const documents = await defaultDocuments(
+/** The grants of a user include those of its groups. */
+export async function readGrants(
+  read: Reader,
+  kind: OwnerKind,
+  owner: { readonly id: string; readonly name: string; readonly boundaryArn?: string | undefined },
+): Promise<StoredGrants> {
+  const { boundaryArn } = owner;
+  const owners: { kind: OwnerKind; id: string; name: string }[] = [{ kind, ...owner }];
+  if (kind === 'user') {
+    for (const group of await listGroupsOf(read, owner.id)) owners.push({ kind: 'group', ...group });
+  }
+  const policies: GrantedPolicy[] = [];
+  for (const each of owners) {
+    const of = { kind: each.kind, name: each.name };
+    for (const { name, document } of await listInlinePolicies(read, each.id)) {
+      policies.push({ kind: 'inline', name, arn: undefined, document, owner: of });
+    }
+    for (const arn of await listAttachments(read, each.id)) {
+      const name = arn.slice(arn.lastIndexOf('/') + 1);
+      policies.push({ kind: 'managed', name, arn, document: undefined, owner: of });
+    }
+  }
+  const arns = policies.flatMap(({ arn }) => arn ?? []);
+  const documents = await readDefaultDocuments(
     read,
-    user.boundaryArn === undefined ? arns : [...arns, user.boundaryArn],
+    boundaryArn === undefined ? arns : [...arns, boundaryArn],
   );
   return {
-    tags: await listUserTags(read, user.id),
-    inline,
-    attached: arns.map((arn) => ({ arn, document: documents.get(arn) })),
+    tags: await listTags(read, owner.id),
+    policies: policies.map((policy) =>
+      policy.arn === undefined ? policy : { ...policy, document: documents.get(policy.arn) },
+    ),
     boundary:
-      user.boundaryArn === undefined
-        ? undefined
-        : { arn: user.boundaryArn, document: documents.get(user.boundaryArn) },
+      boundaryArn === undefined ? undefined : { arn: boundaryArn, document: documents.get(boundaryArn) },
   };
 }
 
-async function defaultDocuments(read: Reader, arns: readonly string[]): Promise<Map<string, string>> {
+/** Documents of the default versions of customer-managed policies, by ARN. */
+export async function readDefaultDocuments(
+  read: Reader,
+  arns: readonly string[],
+): Promise<Map<string, string>> {
   if (arns.length === 0) return new Map();
   const rows = await read
     .selectFrom('iam_policy as p')
@@ -119,41 +187,33 @@ export async function findUser(read: Reader, account: string, name: string): Pro
   return row === undefined ? undefined : userOf(row);
 }
 
-export async function findAccountCreation(read: Reader, account: string): Promise<number | undefined> {
-  const row = await read
-    .selectFrom('account')
-    .select('created_at')
-    .where('id', '=', account)
-    .executeTakeFirst();
-  return row?.created_at;
+export async function findUserById(read: Reader, id: string): Promise<UserRecord | undefined> {
+  const row = await read.selectFrom('iam_user').select(USER_COLUMNS).where('id', '=', id).executeTakeFirst();
+  return row === undefined ? undefined : userOf(row);
 }
 
-/** Ordered by key, ignoring case. At most 50. */
-export async function listUserTags(read: Reader, userId: string): Promise<TagRecord[]> {
-  return await read
-    .selectFrom('iam_user_tag')
-    .select(['key', 'value'])
-    .where('user_id', '=', userId)
-    .orderBy('key_lower')
-    .execute();
+/** A page of a listing: names after `last`, ignoring case; only paths that start with `pathPrefix`. */
+export interface NamedPage {
+  readonly pathPrefix?: string | undefined;
+  readonly last: string | undefined;
+  readonly limit: number;
+  /** only those that this policy is attached to, or bounds */
+  readonly policy?: { readonly arn: string; readonly attached: boolean; readonly boundary: boolean };
 }
 
-/** A page of users by name ignoring case, after the name `last`; only paths that start with `pathPrefix`. */
-export async function pageUsers(
+/**
+ * The page of one table. WHY the cast: the tables share the columns used here, and Kysely cannot say "any of these
+ * tables"; what comes out is the rows of the table that was asked for.
+ */
+async function pageRows(
   read: Reader,
+  table: 'iam_user' | 'iam_group' | 'iam_role' | 'iam_instance_profile',
   account: string,
-  page: {
-    readonly pathPrefix: string | undefined;
-    readonly last: string | undefined;
-    readonly limit: number;
-    /** only users that this policy is attached to or bounds */
-    readonly policy?: { readonly arn: string; readonly attached: boolean; readonly boundary: boolean };
-  },
-): Promise<UserRecord[]> {
-  const { pathPrefix, last, limit, policy } = page;
+  { pathPrefix, last, limit, policy }: NamedPage,
+): Promise<unknown[]> {
   let query = read
-    .selectFrom('iam_user')
-    .select(USER_COLUMNS)
+    .selectFrom(table as 'iam_user')
+    .selectAll()
     .where('account', '=', account)
     .orderBy('name_lower')
     .limit(limit);
@@ -162,23 +222,43 @@ export async function pageUsers(
     query = query.where(sql<boolean>`substr(path, 1, ${pathPrefix.length}) = ${pathPrefix}`);
   }
   if (policy !== undefined) {
+    const boundary = policy.boundary && table !== 'iam_group';
     query = query.where((q) => {
-      const attached = q.exists(
-        q
-          .selectFrom('iam_user_attachment as a')
-          .select('a.user_id')
-          .whereRef('a.user_id', '=', 'iam_user.id')
-          .where('a.policy_arn', '=', policy.arn),
+      const attached = q(
+        'id',
+        'in',
+        q.selectFrom('iam_attachment').select('owner_id').where('policy_arn', '=', policy.arn),
       );
       const bounds = q('boundary_arn', '=', policy.arn);
-      return policy.attached && policy.boundary
-        ? q.or([attached, bounds])
-        : policy.attached
-          ? attached
-          : bounds;
+      if (policy.attached) return boundary ? q.or([attached, bounds]) : attached;
+      return boundary ? bounds : q.lit(false);
     });
   }
-  return (await query.execute()).map(userOf);
+  return await query.execute();
+}
+
+export async function pageUsers(read: Reader, account: string, page: NamedPage): Promise<UserRecord[]> {
+  const rows = await pageRows(read, 'iam_user', account, page);
+  return (rows as Parameters<typeof userOf>[0][]).map(userOf);
+}
+
+export async function pageGroups(read: Reader, account: string, page: NamedPage): Promise<GroupRecord[]> {
+  const rows = await pageRows(read, 'iam_group', account, page);
+  return (rows as Parameters<typeof groupOf>[0][]).map(groupOf);
+}
+
+export async function pageRoles(read: Reader, account: string, page: NamedPage): Promise<RoleRecord[]> {
+  const rows = await pageRows(read, 'iam_role', account, page);
+  return (rows as Parameters<typeof roleOf>[0][]).map(roleOf);
+}
+
+export async function pageInstanceProfiles(
+  read: Reader,
+  account: string,
+  page: NamedPage,
+): Promise<InstanceProfileRecord[]> {
+  const rows = await pageRows(read, 'iam_instance_profile', account, page);
+  return (rows as Parameters<typeof profileOf>[0][]).map(profileOf);
 }
 
 /** The keys of a user, oldest first. */
@@ -205,48 +285,6 @@ export async function listRootKeys(read: Reader, account: string): Promise<Acces
   return rows.map(({ id, status, created_at }) => ({ id, status, createdAt: created_at }));
 }
 
-export async function findUserPolicy(
-  read: Reader,
-  userId: string,
-  name: string,
-): Promise<string | undefined> {
-  const row = await read
-    .selectFrom('iam_user_policy')
-    .select('document')
-    .where('user_id', '=', userId)
-    .where('name', '=', name)
-    .executeTakeFirst();
-  return row?.document;
-}
-
-/** Names of inline policies after `last`, at most `limit`. */
-export async function pageUserPolicies(
-  read: Reader,
-  userId: string,
-  last: string | undefined,
-  limit: number,
-): Promise<string[]> {
-  let query = read
-    .selectFrom('iam_user_policy')
-    .select('name')
-    .where('user_id', '=', userId)
-    .orderBy('name')
-    .limit(limit);
-  if (last !== undefined) query = query.where('name', '>', last);
-  return (await query.execute()).map(({ name }) => name);
-}
-
-/** ARNs of the policies attached to a user, ordered. At most 10. */
-export async function listAttachments(read: Reader, userId: string): Promise<string[]> {
-  const rows = await read
-    .selectFrom('iam_user_attachment')
-    .select('policy_arn')
-    .where('user_id', '=', userId)
-    .orderBy('policy_arn')
-    .execute();
-  return rows.map((row) => row.policy_arn);
-}
-
 export async function findPolicy(read: Reader, arn: string): Promise<PolicyRecord | undefined> {
   const row = await read
     .selectFrom('iam_policy')
@@ -267,16 +305,6 @@ export async function listPolicies(read: Reader, account: string): Promise<Polic
   return rows.map(policyOf);
 }
 
-/** Ordered by key, ignoring case. At most 50. */
-export async function listPolicyTags(read: Reader, policyId: string): Promise<TagRecord[]> {
-  return await read
-    .selectFrom('iam_policy_tag')
-    .select(['key', 'value'])
-    .where('policy_id', '=', policyId)
-    .orderBy('key_lower')
-    .execute();
-}
-
 /** Newest first. At most 5. */
 export async function listPolicyVersions(read: Reader, policyId: string): Promise<PolicyVersionRecord[]> {
   const rows = await read
@@ -294,33 +322,64 @@ export interface PolicyUses {
   readonly boundary: number;
 }
 
-/** Uses by users of the account, by ARN; of one policy when `arn` is given. Unused policies are not in the map. */
+/** Uses inside the account, by ARN; of one policy when `arn` is given. Unused policies are not in the map. */
 export async function countPolicyUses(
   read: Reader,
   account: string,
   arn?: string,
 ): Promise<Map<string, PolicyUses>> {
-  let attachments = read
-    .selectFrom('iam_user_attachment as a')
-    .innerJoin('iam_user as u', 'u.id', 'a.user_id')
-    .select((q) => ['a.policy_arn as arn', q.fn.countAll<number | string>().as('count')])
-    .where('u.account', '=', account)
-    .groupBy('a.policy_arn');
-  if (arn !== undefined) attachments = attachments.where('a.policy_arn', '=', arn);
-  let boundaries = read
-    .selectFrom('iam_user')
-    .select((q) => ['boundary_arn as arn', q.fn.countAll<number | string>().as('count')])
-    .where('account', '=', account)
-    .where('boundary_arn', 'is not', null)
-    .groupBy('boundary_arn');
-  if (arn !== undefined) boundaries = boundaries.where('boundary_arn', '=', arn);
   const uses = new Map<string, PolicyUses>();
+  let attachments = read
+    .selectFrom('iam_attachment')
+    .select((q) => ['policy_arn as arn', q.fn.countAll<number | string>().as('count')])
+    .where('account', '=', account)
+    .groupBy('policy_arn');
+  if (arn !== undefined) attachments = attachments.where('policy_arn', '=', arn);
   for (const row of await attachments.execute()) {
     uses.set(row.arn, { attached: Number(row.count), boundary: 0 });
   }
-  for (const row of await boundaries.execute()) {
-    if (row.arn === null) continue;
-    uses.set(row.arn, { attached: uses.get(row.arn)?.attached ?? 0, boundary: Number(row.count) });
+  for (const table of ['iam_user', 'iam_role'] as const) {
+    let boundaries = read
+      .selectFrom(table)
+      .select((q) => ['boundary_arn as arn', q.fn.countAll<number | string>().as('count')])
+      .where('account', '=', account)
+      .where('boundary_arn', 'is not', null)
+      .groupBy('boundary_arn');
+    if (arn !== undefined) boundaries = boundaries.where('boundary_arn', '=', arn);
+    for (const row of await boundaries.execute()) {
+      if (row.arn === null) continue;
+      const { attached = 0, boundary = 0 } = uses.get(row.arn) ?? {};
+      uses.set(row.arn, { attached, boundary: boundary + Number(row.count) });
+    }
   }
   return uses;
+}
+
+/** Counters of GetAccountSummary that are counted in the database. */
+export async function countAccount(
+  read: Reader,
+  account: string,
+): Promise<{ policies: number; policyVersions: number; providers: number; rootKeys: number }> {
+  const policies = await read
+    .selectFrom('iam_policy')
+    .select((q) => q.fn.countAll<number | string>().as('count'))
+    .where('account', '=', account)
+    .executeTakeFirstOrThrow();
+  const versions = await read
+    .selectFrom('iam_policy_version as v')
+    .innerJoin('iam_policy as p', 'p.id', 'v.policy_id')
+    .select((q) => q.fn.countAll<number | string>().as('count'))
+    .where('p.account', '=', account)
+    .executeTakeFirstOrThrow();
+  const providers = await read
+    .selectFrom('iam_oidc_provider')
+    .select((q) => q.fn.countAll<number | string>().as('count'))
+    .where('account', '=', account)
+    .executeTakeFirstOrThrow();
+  return {
+    policies: Number(policies.count),
+    policyVersions: Number(versions.count),
+    providers: Number(providers.count),
+    rootKeys: (await listRootKeys(read, account)).length,
+  };
 }

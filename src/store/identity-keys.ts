@@ -1,6 +1,7 @@
 /** Writes to access keys, and the first account. Messages: iam-sts.md §6.4. */
 import { Fault } from '../domain/faults.ts';
-import { bumpIdentity, countOf, insertUser, quotaExceeded, requireUser } from './identity-users.ts';
+import { bumpIdentity, quotaExceeded } from './identity-owners.ts';
+import { insertUser, requireUser } from './identity-users.ts';
 import type { UserReference } from './identity-users.ts';
 import type { Tx } from './transaction.ts';
 
@@ -25,7 +26,12 @@ async function createAccessKey(
   },
 ): Promise<void> {
   const user = await requireUser(tx, input);
-  if ((await countOf(tx, 'iam_access_key', user.id)) >= input.keysMax) {
+  const { count } = await tx
+    .selectFrom('iam_access_key')
+    .select((q) => q.fn.countAll<number | string>().as('count'))
+    .where('user_id', '=', user.id)
+    .executeTakeFirstOrThrow();
+  if (Number(count) >= input.keysMax) {
     throw quotaExceeded('AccessKeysPerUser', input.keysMax);
   }
   const { id, secret, now } = input;
@@ -86,6 +92,7 @@ async function deleteAccessKey(tx: Tx, input: UserReference & { readonly id: str
   await bumpIdentity(tx);
 }
 
+/** A use of an access key, or of a role (by its unique id). */
 export interface KeyUse {
   readonly id: string;
   readonly at: number;
@@ -96,6 +103,15 @@ export interface KeyUse {
 /** The newest use wins, whatever the order of arrival. Keys deleted meanwhile are ignored. */
 async function recordKeyUses(tx: Tx, input: { readonly uses: readonly KeyUse[] }): Promise<void> {
   for (const { id, at, service, region } of input.uses) {
+    if (id.startsWith('AROA')) {
+      await tx
+        .updateTable('iam_role')
+        .set({ last_used_at: at, last_used_region: region })
+        .where('id', '=', id)
+        .where((q) => q.or([q('last_used_at', 'is', null), q('last_used_at', '<', at)]))
+        .execute();
+      continue;
+    }
     await tx
       .updateTable('iam_access_key')
       .set({ last_used_at: at, last_used_service: service, last_used_region: region })
@@ -110,43 +126,57 @@ interface SealedKey {
   readonly secret: Uint8Array;
 }
 
-/**
- * Makes the account with its first user and key unless it is there, and makes the root keys of the account exactly
- * `rootKey`. Says whether the account is new. @throws Fault InvalidInput when the root key's id is taken
- */
-async function bootstrapAccount(
-  tx: Tx,
-  input: {
-    readonly account: string;
-    readonly now: number;
-    readonly admin: {
-      readonly id: string;
-      readonly name: string;
-      readonly policyArn: string;
-      readonly key: SealedKey;
-    };
-    readonly rootKey: SealedKey | undefined;
-  },
-): Promise<{ readonly created: boolean }> {
-  const { account, now, admin, rootKey } = input;
+/** An account to be, with its first user and that user's key. */
+interface NewAccount {
+  readonly account: string;
+  readonly now: number;
+  readonly admin: {
+    readonly id: string;
+    readonly name: string;
+    readonly policyArn: string;
+    readonly key: SealedKey;
+  };
+}
+
+/** Makes the account unless it is there; says whether it did. */
+async function insertAccount(tx: Tx, { account, now, admin }: NewAccount): Promise<boolean> {
   const inserted = await tx
     .insertInto('account')
     .values({ id: account, created_at: now })
     .onConflict((on) => on.column('id').doNothing())
     .returning('id')
     .executeTakeFirst();
-  if (inserted !== undefined) {
-    const { id, name, policyArn, key } = admin;
-    await insertUser(tx, { id, account, name, path: '/', boundaryArn: undefined, createdAt: now });
-    await tx
-      .insertInto('iam_user_attachment')
-      .values({ user_id: id, policy_arn: policyArn, attached_at: now })
-      .execute();
-    await insertAccessKey(tx, { id: key.id, account, userId: id, secret: key.secret, now });
-  }
-  await setRootKey(tx, account, rootKey, now);
+  if (inserted === undefined) return false;
+  const { id, name, policyArn, key } = admin;
+  await insertUser(tx, { id, account, name, path: '/', boundaryArn: undefined, createdAt: now });
+  await tx
+    .insertInto('iam_attachment')
+    .values({ owner_id: id, policy_arn: policyArn, account, attached_at: now })
+    .execute();
+  await insertAccessKey(tx, { id: key.id, account, userId: id, secret: key.secret, now });
   await bumpIdentity(tx);
-  return { created: inserted !== undefined };
+  return true;
+}
+
+/** @throws Fault EntityAlreadyExists */
+async function createAccount(tx: Tx, input: NewAccount): Promise<void> {
+  if (!(await insertAccount(tx, input))) {
+    throw new Fault('EntityAlreadyExists', `The account ${input.account} already exists.`);
+  }
+}
+
+/**
+ * Makes the account with its first user and key unless it is there, and makes the root keys of the account exactly
+ * `rootKey`. Says whether the account is new. @throws Fault InvalidInput when the root key's id is taken
+ */
+async function bootstrapAccount(
+  tx: Tx,
+  input: NewAccount & { readonly rootKey: SealedKey | undefined },
+): Promise<{ readonly created: boolean }> {
+  const created = await insertAccount(tx, input);
+  await setRootKey(tx, input.account, input.rootKey, input.now);
+  await bumpIdentity(tx);
+  return { created };
 }
 
 /** INVARIANT: root credentials come from the configuration only; what it no longer names stops working. */
@@ -166,6 +196,7 @@ async function setRootKey(tx: Tx, account: string, key: SealedKey | undefined, n
 
 export const keyTransactions = {
   'account.bootstrap': bootstrapAccount,
+  'account.create': createAccount,
   'accessKey.create': createAccessKey,
   'accessKey.update': updateAccessKey,
   'accessKey.delete': deleteAccessKey,

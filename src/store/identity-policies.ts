@@ -1,7 +1,7 @@
-/** Writes to customer-managed policies: versions, default version, tags. Messages: iam-sts.md §6.4. */
+/** Writes to customer-managed policies: versions, default version. Messages: iam-sts.md §6.4. */
 import { Fault } from '../domain/faults.ts';
-import { bumpIdentity, quotaExceeded, tooManyTags } from './identity-users.ts';
-import type { TagRecord } from './identity-users.ts';
+import { bumpIdentity, deleteTags, insertTags, noSuchPolicy, quotaExceeded } from './identity-owners.ts';
+import type { TagRecord } from './identity-owners.ts';
 import type { Tx } from './transaction.ts';
 
 /** A customer-managed policy as stored, without its documents and tags. */
@@ -60,7 +60,6 @@ export function policyOf(row: {
   };
 }
 
-export const noSuchPolicy = (arn: string): Fault => new Fault('NoSuchEntity', `Policy ${arn} was not found.`);
 export const noSuchVersion = (arn: string, versionId: string): Fault =>
   new Fault('NoSuchEntity', `Policy ${arn} version ${versionId} does not exist or is not attachable.`);
 
@@ -135,12 +134,7 @@ async function createPolicy(
     .insertInto('iam_policy_version')
     .values({ policy_id: id, version: 1, document, created_at: policy.createdAt })
     .execute();
-  if (tags.length > 0) {
-    await tx
-      .insertInto('iam_policy_tag')
-      .values(tags.map(({ key, value }) => ({ policy_id: id, key_lower: key.toLowerCase(), key, value })))
-      .execute();
-  }
+  await insertTags(tx, id, tags);
   await bumpIdentity(tx);
 }
 
@@ -148,16 +142,14 @@ async function createPolicy(
 async function deletePolicy(tx: Tx, { arn }: { readonly arn: string }): Promise<void> {
   const { id } = await requirePolicy(tx, arn);
   const attached = await tx
-    .selectFrom('iam_user_attachment')
-    .select('user_id')
+    .selectFrom('iam_attachment')
+    .select('owner_id')
     .where('policy_arn', '=', arn)
     .executeTakeFirst();
-  const bounding = await tx
-    .selectFrom('iam_user')
-    .select('id')
-    .where('boundary_arn', '=', arn)
-    .executeTakeFirst();
-  if (attached !== undefined || bounding !== undefined) {
+  const bounding = async (table: 'iam_user' | 'iam_role') =>
+    (await tx.selectFrom(table).select('id').where('boundary_arn', '=', arn).executeTakeFirst()) !==
+    undefined;
+  if (attached !== undefined || (await bounding('iam_user')) || (await bounding('iam_role'))) {
     throw new Fault('DeleteConflict', 'Cannot delete a policy attached to entities.');
   }
   if ((await countVersions(tx, id)) > 1) {
@@ -168,7 +160,7 @@ async function deletePolicy(tx: Tx, { arn }: { readonly arn: string }): Promise<
     );
   }
   await tx.deleteFrom('iam_policy_version').where('policy_id', '=', id).execute();
-  await tx.deleteFrom('iam_policy_tag').where('policy_id', '=', id).execute();
+  await deleteTags(tx, id);
   await tx.deleteFrom('iam_policy').where('id', '=', id).execute();
   await bumpIdentity(tx);
 }
@@ -253,49 +245,10 @@ async function setDefaultVersion(
   await bumpIdentity(tx);
 }
 
-/** Adds tags; a key that differs only in case is replaced. @throws Fault NoSuchEntity, LimitExceeded */
-async function tagPolicy(
-  tx: Tx,
-  input: { readonly arn: string; readonly tags: readonly TagRecord[]; readonly tagsMax: number },
-): Promise<void> {
-  const { id } = await requirePolicy(tx, input.arn);
-  if (input.tags.length === 0) return;
-  await tx
-    .insertInto('iam_policy_tag')
-    .values(input.tags.map(({ key, value }) => ({ policy_id: id, key_lower: key.toLowerCase(), key, value })))
-    .onConflict((on) =>
-      on
-        .columns(['policy_id', 'key_lower'])
-        .doUpdateSet((q) => ({ key: q.ref('excluded.key'), value: q.ref('excluded.value') })),
-    )
-    .execute();
-  const { count } = await tx
-    .selectFrom('iam_policy_tag')
-    .select((q) => q.fn.countAll<number | string>().as('count'))
-    .where('policy_id', '=', id)
-    .executeTakeFirstOrThrow();
-  if (Number(count) > input.tagsMax) throw tooManyTags();
-  await bumpIdentity(tx);
-}
-
-/** Absent keys are fine. @throws Fault NoSuchEntity */
-async function untagPolicy(
-  tx: Tx,
-  input: { readonly arn: string; readonly keys: readonly string[] },
-): Promise<void> {
-  const { id } = await requirePolicy(tx, input.arn);
-  if (input.keys.length === 0) return;
-  const keys = input.keys.map((key) => key.toLowerCase());
-  await tx.deleteFrom('iam_policy_tag').where('policy_id', '=', id).where('key_lower', 'in', keys).execute();
-  await bumpIdentity(tx);
-}
-
 export const policyTransactions = {
   'policy.create': createPolicy,
   'policy.delete': deletePolicy,
   'policy.createVersion': createVersion,
   'policy.deleteVersion': deleteVersion,
   'policy.setDefaultVersion': setDefaultVersion,
-  'policy.tag': tagPolicy,
-  'policy.untag': untagPolicy,
 } as const;

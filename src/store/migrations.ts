@@ -41,6 +41,7 @@ const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [
   createAliases,
   createLifecycle,
   createRegistries,
+  createIdentityTables,
 ];
 
 function createTables({ text, int, bytes, keyed, wide }: Words): readonly string[] {
@@ -354,6 +355,120 @@ function createRegistries({ text, int, keyed, wide }: Words): readonly string[] 
       created_at ${int} not null,
       updated_at ${int} not null,
       primary key (account, region, key))${wide}`,
+  ];
+}
+
+/**
+ * Groups, roles, providers, passwords, sessions. What users alone had (inline policies, attachments, tags) becomes what every
+ * owner has.
+ */
+function createIdentityTables({ text, int, keyed, wide }: Words): readonly string[] {
+  return [
+    `create table iam_group (
+      id ${text} primary key,
+      account ${text} not null,
+      name ${text} not null,
+      name_lower ${text} not null,
+      path ${text} not null,
+      created_at ${int} not null,
+      constraint iam_group_name unique (account, name_lower))${keyed}`,
+    `create table iam_group_member (
+      group_id ${text} not null references iam_group on delete restrict,
+      user_id ${text} not null references iam_user on delete restrict,
+      added_at ${int} not null,
+      primary key (group_id, user_id))${keyed}`,
+    `create index iam_group_member_user on iam_group_member (user_id)`,
+    `create table iam_role (
+      id ${text} not null primary key,
+      account ${text} not null,
+      name ${text} not null,
+      name_lower ${text} not null,
+      path ${text} not null,
+      trust_policy ${text} not null,
+      trust_pinned ${text} not null,
+      description ${text},
+      max_session_seconds ${int} not null,
+      boundary_arn ${text},
+      service ${text},
+      created_at ${int} not null,
+      last_used_at ${int},
+      last_used_region ${text},
+      constraint iam_role_name unique (account, name_lower))${wide}`,
+    `create index iam_role_boundary on iam_role (boundary_arn) where boundary_arn is not null`,
+    `create table iam_instance_profile (
+      id ${text} primary key,
+      account ${text} not null,
+      name ${text} not null,
+      name_lower ${text} not null,
+      path ${text} not null,
+      role_id ${text} references iam_role on delete restrict,
+      created_at ${int} not null,
+      constraint iam_instance_profile_name unique (account, name_lower))${keyed}`,
+    `create index iam_instance_profile_role on iam_instance_profile (role_id) where role_id is not null`,
+    `create table iam_oidc_provider (
+      id ${text} not null primary key,
+      account ${text} not null,
+      arn ${text} not null,
+      url ${text} not null,
+      client_ids ${text} not null,
+      thumbprints ${text} not null,
+      created_at ${int} not null,
+      constraint iam_oidc_provider_arn unique (arn))${wide}`,
+    `create index iam_oidc_provider_account on iam_oidc_provider (account, arn)`,
+    `create table iam_inline_policy (
+      owner_id ${text} not null,
+      name ${text} not null,
+      document ${text} not null,
+      primary key (owner_id, name))${wide}`,
+    `create table iam_attachment (
+      owner_id ${text} not null,
+      policy_arn ${text} not null,
+      account ${text} not null,
+      attached_at ${int} not null,
+      primary key (owner_id, policy_arn))${keyed}`,
+    `create index iam_attachment_policy on iam_attachment (policy_arn, account)`,
+    `create table iam_tag (
+      owner_id ${text} not null,
+      key_lower ${text} not null,
+      key ${text} not null,
+      value ${text} not null,
+      primary key (owner_id, key_lower))${keyed}`,
+    `insert into iam_inline_policy (owner_id, name, document) select user_id, name, document from iam_user_policy`,
+    `insert into iam_attachment (owner_id, policy_arn, account, attached_at)
+      select a.user_id, a.policy_arn, u.account, a.attached_at
+      from iam_user_attachment a join iam_user u on u.id = a.user_id`,
+    `insert into iam_tag (owner_id, key_lower, key, value) select user_id, key_lower, key, value from iam_user_tag`,
+    `insert into iam_tag (owner_id, key_lower, key, value) select policy_id, key_lower, key, value from iam_policy_tag`,
+    `drop table iam_user_policy`,
+    `drop table iam_user_attachment`,
+    `drop table iam_user_tag`,
+    `drop table iam_policy_tag`,
+    `create table iam_login_profile (
+      user_id ${text} primary key references iam_user on delete restrict,
+      hash ${text} not null,
+      reset_required ${int} not null,
+      created_at ${int} not null,
+      changed_at ${int} not null,
+      last_used_at ${int},
+      previous ${text} not null)${keyed}`,
+    `create table iam_account_alias (
+      account ${text} primary key,
+      alias ${text} not null,
+      constraint iam_account_alias_alias unique (alias))${keyed}`,
+    `create table iam_password_policy (account ${text} primary key, policy ${text} not null)${keyed}`,
+    `create table iam_credential_report (
+      account ${text} not null primary key,
+      content ${text} not null,
+      generated_at ${int} not null)${wide}`,
+    `create table iam_deletion_task (
+      id ${text} primary key,
+      account ${text} not null,
+      created_at ${int} not null)${keyed}`,
+    `create table sts_session (
+      id ${text} not null primary key,
+      token ${text} not null,
+      expires_at ${int} not null)${wide}`,
+    `create index sts_session_expiry on sts_session (expires_at)`,
   ];
 }
 

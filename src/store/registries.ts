@@ -3,7 +3,7 @@
  * pulls are not recorded. A registry without a row has the defaults (ecr-api.md §14, §20).
  */
 import { Fault } from '../domain/faults.ts';
-import { bumpIdentity } from './identity-users.ts';
+import { bumpIdentity } from './identity-owners.ts';
 import type { Reader, Transaction, Tx } from './transaction.ts';
 
 export interface RegistryAddress {

@@ -1,7 +1,6 @@
 /** Repositories: look-ups for both doors, pages of the listing, and every write to the row, its policy and its tags. */
 import type { RepositoryAddress } from '../domain/names.ts';
 import { Fault, repositoryNotFound, repositoryPolicyNotFound } from '../domain/faults.ts';
-import type { NamedPrincipal } from '../policy/policy.ts';
 import { deleteImagesOfRepository, unlinkBlobsOfRepository } from './images.ts';
 import type { Schema } from './schema.ts';
 import type { Store } from './store.ts';
@@ -139,49 +138,6 @@ export async function pageRepositories(
   limit: number,
 ): Promise<RepositoryRecord[]> {
   return (await selectRepositories(read, registry, last, limit).execute()).map(recordOf);
-}
-
-/**
- * Whether everybody a resource policy names is here: accounts, users by ARN and by unique id. Services and providers are
- * not entities of an account and always are; of roles and sessions there are none.
- */
-export async function principalsExist(read: Reader, principals: readonly NamedPrincipal[]): Promise<boolean> {
-  for (const principal of principals) if (!(await principalExists(read, principal))) return false;
-  return true;
-}
-
-async function principalExists(read: Reader, { form, value, account }: NamedPrincipal): Promise<boolean> {
-  switch (form) {
-    case 'wildcard':
-    case 'service':
-    case 'federated':
-      return true;
-    case 'account':
-      return (
-        (await read
-          .selectFrom('account')
-          .select('id')
-          .where('id', '=', account ?? '')
-          .executeTakeFirst()) !== undefined
-      );
-    case 'id':
-      return (
-        (await read.selectFrom('iam_user').select('id').where('id', '=', value).executeTakeFirst()) !==
-        undefined
-      );
-    case 'user': {
-      const [, path, name = ''] = /:user(\/(?:.*\/)?)([^/]+)$/.exec(value) ?? [];
-      const user = await read
-        .selectFrom('iam_user')
-        .select(['name', 'path'])
-        .where('account', '=', account ?? '')
-        .where('name_lower', '=', name.toLowerCase())
-        .executeTakeFirst();
-      return user !== undefined && user.name === name && user.path === path;
-    }
-    default:
-      return false;
-  }
 }
 
 async function requireRow(tx: Tx, address: RepositoryAddress): Promise<RepositoryRecord> {

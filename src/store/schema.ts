@@ -12,13 +12,23 @@ export interface Schema {
   creation_template: CreationTemplateTable;
   revision: RevisionTable;
   iam_user: IamUserTable;
-  iam_user_tag: IamUserTagTable;
   iam_access_key: IamAccessKeyTable;
   iam_policy: IamPolicyTable;
-  iam_policy_tag: IamPolicyTagTable;
   iam_policy_version: IamPolicyVersionTable;
-  iam_user_policy: IamUserPolicyTable;
-  iam_user_attachment: IamUserAttachmentTable;
+  iam_group: IamGroupTable;
+  iam_group_member: IamGroupMemberTable;
+  iam_role: IamRoleTable;
+  iam_instance_profile: IamInstanceProfileTable;
+  iam_oidc_provider: IamOidcProviderTable;
+  iam_inline_policy: IamInlinePolicyTable;
+  iam_attachment: IamAttachmentTable;
+  iam_tag: IamTagTable;
+  iam_login_profile: IamLoginProfileTable;
+  iam_account_alias: IamAccountAliasTable;
+  iam_password_policy: IamPasswordPolicyTable;
+  iam_credential_report: IamCredentialReportTable;
+  iam_deletion_task: IamDeletionTaskTable;
+  sts_session: StsSessionTable;
   repository: RepositoryTable;
   repository_tag: RepositoryTagTable;
   blob: BlobTable;
@@ -47,7 +57,7 @@ interface AccountTable {
 
 /** Counters bumped inside every write of a subject, so that caches know with one small read whether they are current. */
 interface RevisionTable {
-  /** PK. `identity`: users, keys, policies and attachments of all accounts. */
+  /** PK. `identity`: everything IAM, of all accounts. */
   subject: string;
   value: number;
 }
@@ -62,14 +72,6 @@ interface IamUserTable {
   path: string;
   boundary_arn: string | null;
   created_at: number;
-}
-
-interface IamUserTagTable {
-  /** PK (user_id, key_lower), FK → iam_user RESTRICT */
-  user_id: string;
-  key_lower: string;
-  key: string;
-  value: string;
 }
 
 interface IamAccessKeyTable {
@@ -106,14 +108,6 @@ interface IamPolicyTable {
   updated_at: number;
 }
 
-interface IamPolicyTagTable {
-  /** PK (policy_id, key_lower), FK → iam_policy RESTRICT */
-  policy_id: string;
-  key_lower: string;
-  key: string;
-  value: string;
-}
-
 interface IamPolicyVersionTable {
   /** PK (policy_id, version), FK → iam_policy RESTRICT */
   policy_id: string;
@@ -122,18 +116,152 @@ interface IamPolicyVersionTable {
   created_at: number;
 }
 
-interface IamUserPolicyTable {
-  /** PK (user_id, name), FK → iam_user RESTRICT */
+interface IamGroupTable {
+  /** PK, `AGPA…` */
+  id: string;
+  account: string;
+  name: string;
+  /** unique (account, name_lower) */
+  name_lower: string;
+  path: string;
+  created_at: number;
+}
+
+interface IamGroupMemberTable {
+  /** PK (group_id, user_id), FKs → iam_group and iam_user RESTRICT; index on user_id */
+  group_id: string;
   user_id: string;
+  added_at: number;
+}
+
+interface IamRoleTable {
+  /** PK, `AROA…` */
+  id: string;
+  account: string;
+  name: string;
+  /** unique (account, name_lower) */
+  name_lower: string;
+  path: string;
+  /** the trust policy as written */
+  trust_policy: string;
+  /** the trust policy as evaluated: users and roles by unique id, so that a namesake made later is a stranger */
+  trust_pinned: string;
+  description: string | null;
+  max_session_seconds: number;
+  boundary_arn: string | null;
+  /** service-linked roles: the service that may use and change it, e.g. `replication.ecr.amazonaws.com` */
+  service: string | null;
+  created_at: number;
+  last_used_at: number | null;
+  last_used_region: string | null;
+}
+
+interface IamInstanceProfileTable {
+  /** PK, `AIPA…` */
+  id: string;
+  account: string;
+  name: string;
+  /** unique (account, name_lower) */
+  name_lower: string;
+  path: string;
+  /** FK → iam_role RESTRICT, indexed */
+  role_id: string | null;
+  created_at: number;
+}
+
+interface IamOidcProviderTable {
+  /** PK, opaque: an ARN may be used again, and the tags of the old one must not come back */
+  id: string;
+  account: string;
+  /** unique */
+  arn: string;
+  /** without `https://`, as in the ARN, or with `http://` */
+  url: string;
+  /** JSON arrays of text */
+  client_ids: string;
+  thumbprints: string;
+  created_at: number;
+}
+
+/**
+ * Inline policies of users, groups and roles. No foreign key, since owners are in three tables: a row left behind would
+ * belong to an id that is never given again, so it could grant nobody anything.
+ */
+interface IamInlinePolicyTable {
+  /** PK (owner_id, name) */
+  owner_id: string;
   name: string;
   document: string;
 }
 
-interface IamUserAttachmentTable {
-  /** PK (user_id, policy_arn), FK → iam_user RESTRICT; index on policy_arn. AWS-managed ARNs have no policy row. */
-  user_id: string;
+interface IamAttachmentTable {
+  /** PK (owner_id, policy_arn); index (policy_arn, account). AWS-managed ARNs have no policy row. */
+  owner_id: string;
   policy_arn: string;
+  account: string;
   attached_at: number;
+}
+
+/** Tags of users, roles, policies, instance profiles and identity providers. */
+interface IamTagTable {
+  /** PK (owner_id, key_lower) */
+  owner_id: string;
+  key_lower: string;
+  key: string;
+  value: string;
+}
+
+/** Console passwords. */
+interface IamLoginProfileTable {
+  /** PK, FK → iam_user RESTRICT */
+  user_id: string;
+  /** scrypt, `identity/passwords.ts` */
+  hash: string;
+  reset_required: number;
+  created_at: number;
+  changed_at: number;
+  last_used_at: number | null;
+  /** JSON array of older hashes, newest first, as far as the password policy remembers them */
+  previous: string;
+}
+
+interface IamAccountAliasTable {
+  /** PK */
+  account: string;
+  /** unique */
+  alias: string;
+}
+
+interface IamPasswordPolicyTable {
+  /** PK */
+  account: string;
+  /** JSON */
+  policy: string;
+}
+
+interface IamCredentialReportTable {
+  /** PK */
+  account: string;
+  content: string;
+  generated_at: number;
+}
+
+/** Finished deletions of service-linked roles, for GetServiceLinkedRoleDeletionStatus. */
+interface IamDeletionTaskTable {
+  /** PK */
+  id: string;
+  account: string;
+  created_at: number;
+}
+
+/** Sessions that hold a registry token (docs/adr/0007). Everything else about a session is in its sealed token. */
+interface StsSessionTable {
+  /** PK */
+  id: string;
+  /** the session token, sealed */
+  token: string;
+  /** end of the newest registry token; indexed */
+  expires_at: number;
 }
 
 /** What an account set for its registry in one region. No row: the defaults. See store/registries.ts. */

@@ -136,7 +136,7 @@ describe('a token', () => {
   });
 
   it('that is expired is refused with 403 and the sentence clients match on', async () => {
-    const { password } = server.identity.issueRegistryToken(
+    const { password } = await server.identity.issueRegistryToken(
       server.admin,
       { region: REGION },
       Date.now() - 43_200_001,

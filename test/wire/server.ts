@@ -72,8 +72,8 @@ export async function startWireServer(options: { readonly idleMs?: number } = {}
   const identity = createIdentity({ store, keys });
   const admin = await administrator(store, keys, identity, ACCOUNT);
   const stranger = await administrator(store, keys, identity, STRANGER);
-  const auth = (principal: Principal): string =>
-    basic(identity.issueRegistryToken(principal, { region: REGION }, Date.now()).password);
+  const auth = async (principal: Principal): Promise<string> =>
+    basic((await identity.issueRegistryToken(principal, { region: REGION }, Date.now())).password);
 
   const errors: unknown[] = [];
   const onError = (error: unknown): void => void errors.push(error);
@@ -94,7 +94,8 @@ export async function startWireServer(options: { readonly idleMs?: number } = {}
     onError,
   });
   const agent = new Agent({ keepAlive: true });
-  const adminAuth = auth(admin);
+  const adminAuth = await auth(admin);
+  const strangerAuth = await auth(stranger);
 
   return {
     port: server.port,
@@ -105,7 +106,7 @@ export async function startWireServer(options: { readonly idleMs?: number } = {}
     admin,
     stranger,
     adminAuth,
-    strangerAuth: auth(stranger),
+    strangerAuth,
     errors,
     createRepository: (name, values) => createRepository(store, registry, name, values),
     leftovers: () => findLeftovers(store, join(directory, 'blobs')),
