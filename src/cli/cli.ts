@@ -8,9 +8,14 @@ export type Surroundings = Pick<
   'env' | 'platform' | 'stdout' | 'stderr' | 'stdin' | 'on' | 'pid' | 'exit'
 >;
 
-/** A failure the user can act on: printed without a stack, exit code 1. */
+/** A failure the user can act on: printed without a stack, exit code 1 unless the command says otherwise. */
 export class CommandError extends Error {
   override readonly name = 'CommandError';
+  readonly exitCode: number;
+  constructor(message: string, exitCode = 1) {
+    super(message);
+    this.exitCode = exitCode;
+  }
 }
 
 const SERVE_KEYS = Object.keys(SETTINGS) as SettingKey[];
@@ -26,7 +31,7 @@ export function createMain(surroundings: Surroundings): { run(argv: readonly str
         if (error instanceof CommanderError) return error.exitCode;
         if (error instanceof ConfigError || error instanceof CommandError) {
           surroundings.stderr.write(`berth: ${error.message}\n`);
-          return 1;
+          return error instanceof CommandError ? error.exitCode : 1;
         }
         throw error;
       }
@@ -84,26 +89,7 @@ function createProgram(surroundings: Surroundings): Command {
         replay: flags['replay'] as string | undefined,
       });
     });
-  const account = program.command('account').description('make and list accounts');
-  withSettings(account.command('create').description('make an account with an administrator'), CLIENT_KEYS)
-    .option('--id <id>', 'its twelve digits; random unless told')
-    .option('--alias <alias>', 'a name for it, unique on this server')
-    .option('--json', 'print it as JSON')
-    .action(async (flags: Flags) => {
-      const { createAccountCommand } = await import('./account.ts');
-      const { id, alias, json } = flags;
-      await createAccountCommand(configOf(flags, surroundings), surroundings, {
-        id: id === undefined ? undefined : String(id),
-        alias: alias === undefined ? undefined : String(alias),
-        json: json === true,
-      });
-    });
-  withSettings(account.command('list').description('list the accounts'), CLIENT_KEYS)
-    .option('--json', 'print them as JSON')
-    .action(async (flags: Flags) => {
-      const { listAccountsCommand } = await import('./account.ts');
-      await listAccountsCommand(configOf(flags, surroundings), surroundings, flags['json'] === true);
-    });
+  addUpkeep(program, surroundings);
   program
     .command('version')
     .description('print the version')
@@ -113,6 +99,52 @@ function createProgram(surroundings: Surroundings): Command {
       version(surroundings, flags['json'] === true);
     });
   return program;
+}
+
+/** Commands about what is kept: verification, backup and restore. */
+function addUpkeep(program: Command, surroundings: Surroundings): void {
+  withSettings(program.command('fsck').description('verify everything that is kept'), CLIENT_KEYS)
+    .option('--repair', 'do what is safe about it; the server must not be running (on SQLite)')
+    .option('--json', 'print one JSON object')
+    .action(async (flags: Flags) => {
+      const { fsck } = await import('./fsck.ts');
+      const options = { repair: flags['repair'] === true, json: flags['json'] === true };
+      await fsck(configOf(flags, surroundings), surroundings, options);
+    });
+  withSettings(program.command('backup').description('back up, also while the server runs'), CLIENT_KEYS)
+    .argument('<directory>', 'where backups are kept; content that is there already is not copied again')
+    .option('--keep <count>', 'remove older snapshots but this many')
+    .option(
+      '--without-keys',
+      'leave out the keys and the first credentials, which must then be kept elsewhere',
+    )
+    .option('--json', 'print one JSON object')
+    .action(async (directory: string, flags: Flags) => {
+      const { backup } = await import('./backup.ts');
+      await backup(configOf(flags, surroundings), surroundings, {
+        directory,
+        keep: flags['keep'] as string | undefined,
+        withoutKeys: flags['withoutKeys'] === true,
+        json: flags['json'] === true,
+      });
+    });
+  withSettings(
+    program.command('restore').description('restore a backup into an empty data directory'),
+    CLIENT_KEYS,
+  )
+    .argument('<directory>', 'where the backups are')
+    .option('--snapshot <id>', 'which one; the newest unless told')
+    .option('--verify', 'only verify the backup, write nothing')
+    .option('--json', 'print one JSON object')
+    .action(async (directory: string, flags: Flags) => {
+      const { restore } = await import('./restore.ts');
+      await restore(configOf(flags, surroundings), surroundings, {
+        directory,
+        snapshot: flags['snapshot'] as string | undefined,
+        verify: flags['verify'] === true,
+        json: flags['json'] === true,
+      });
+    });
 }
 
 type Flags = Record<string, string | boolean | undefined>;

@@ -104,6 +104,8 @@ async function availability(
     ])
     .where('repository_blob.repository_id', '=', repository.id)
     .where('repository_blob.digest', 'in', digests)
+    // Zero: its bytes are damaged (store/damage.ts).
+    .where('repository_blob.leased_until', '>', 0)
     .execute();
   for (const { digest, size, media_type: mediaType } of rows) {
     found.set(digest, {

@@ -15,6 +15,11 @@ import { createUploads } from './uploads.ts';
 
 export { createLifecycleHandlers, type LifecycleOptions } from './lifecycle.ts';
 
+export { createBackup, type BackupReport } from './backup.ts';
+export { BackupError, type BackupManifest } from './backup-format.ts';
+export { checkRegistry, type CheckReport, type Finding } from './check.ts';
+export { restoreBackup, verifyBackup, type RestoreProgress } from './restore.ts';
+
 /** A repository as stored. `policy` and `tags` also serve authorisation. */
 export interface Repository extends RepositoryAddress {
   readonly id: string;

@@ -6,6 +6,7 @@ import { sql } from 'kysely';
 import { repositoryNotFound } from '../domain/faults.ts';
 import { LIMITS } from '../lib/limits.ts';
 import { addAliases } from './aliases.ts';
+import { setAsideSql } from './damage.ts';
 import { unlinkContent } from './garbage.ts';
 import type { Transaction, Tx } from './transaction.ts';
 
@@ -75,8 +76,8 @@ export interface RenewLeaseInput {
 }
 
 /**
- * False when the repository does not see the blob (any more). A lease never gets shorter. The review that is due at its
- * old end finds the new one and is put off.
+ * False when the repository does not see the blob (any more), or its bytes are damaged (damage.ts). A lease never gets
+ * shorter. The review that is due at its old end finds the new one and is put off.
  */
 async function renewLease(tx: Tx, input: RenewLeaseInput): Promise<boolean> {
   const renewed = await tx
@@ -91,6 +92,7 @@ async function renewLease(tx: Tx, input: RenewLeaseInput): Promise<boolean> {
     }))
     .where('repository_id', '=', input.repositoryId)
     .where('digest', '=', input.digest)
+    .where((where) => where.not(setAsideSql('repository_blob')))
     .returning('leased_until')
     .executeTakeFirst();
   return renewed !== undefined;

@@ -12,6 +12,25 @@ export type { Schema } from './schema.ts';
 export type { Reader, Transaction, Tx } from './transaction.ts';
 export type { TransactionInput, TransactionName, TransactionOutput } from './transactions.ts';
 export { prepareResolve } from './aliases.ts';
+export type { Counters, Row, Value } from './backup.ts';
+export { exportTables, listTables, SCHEMA_VERSION } from './backup.ts';
+export type { NeedingImage, PendingUpload, StoredCopy, StoredImage } from './check.ts';
+export {
+  checkSqliteFile,
+  countRows,
+  describeRepository,
+  findContradictions,
+  findLeaks,
+  findNeedingImages,
+  imageExists,
+  isBound,
+  isPending,
+  pagePendingUploads,
+  pageStoredCopies,
+  pageStoredImages,
+  referencesOfImage,
+} from './check.ts';
+export { isSetAside } from './damage.ts';
 export type { ReviewedGarbage } from './garbage.ts';
 export { knownStorageKeys } from './garbage.ts';
 export type { DeadEvent, DeliveryTarget, PendingDelivery, PublishedEvent } from './events.ts';

@@ -1,5 +1,8 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
+import { backupTransactions } from './backup.ts';
+import { checkTransactions } from './check.ts';
+import { damageTransactions } from './damage.ts';
 import { eventTransactions } from './events.ts';
 import { garbageTransactions } from './garbage.ts';
 import { identityTransactions } from './identities.ts';
@@ -22,6 +25,9 @@ test('no two subjects have a transaction of the same name', () => {
     garbageTransactions,
     jobTransactions,
     eventTransactions,
+    damageTransactions,
+    checkTransactions,
+    backupTransactions,
   ];
   const names = subjects.flatMap((transactions) => Object.keys(transactions));
   assert.deepEqual(names.sort(), Object.keys(TRANSACTIONS).sort());

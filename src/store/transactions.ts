@@ -1,4 +1,7 @@
 import type { Transaction } from './transaction.ts';
+import { backupTransactions } from './backup.ts';
+import { checkTransactions } from './check.ts';
+import { damageTransactions } from './damage.ts';
 import { eventTransactions } from './events.ts';
 import { garbageTransactions } from './garbage.ts';
 import { identityTransactions } from './identities.ts';
@@ -26,6 +29,9 @@ export const TRANSACTIONS = {
   ...garbageTransactions,
   ...jobTransactions,
   ...eventTransactions,
+  ...damageTransactions,
+  ...checkTransactions,
+  ...backupTransactions,
 } as const;
 
 /** What a store can be opened with: transactions by name. */

@@ -5,6 +5,7 @@
  */
 import { Fault, repositoryNotFound, uploadNotFound } from '../domain/faults.ts';
 import { addAliases } from './aliases.ts';
+import { replaceSetAside } from './damage.ts';
 import { link, repositoryBlobTransactions, trash } from './repository-blobs.ts';
 import type { Transaction, Tx } from './transaction.ts';
 
@@ -262,6 +263,13 @@ async function completeUpload(tx: Tx, input: CompleteUploadInput): Promise<'link
       .where('content_key', '=', row.content_key)
       .executeTakeFirstOrThrow());
   if (bound === undefined) await trash(tx, storageKey, input.now);
+  else
+    await replaceSetAside(tx, {
+      digest: input.digest,
+      contentKey: row.content_key,
+      storageKey,
+      now: input.now,
+    });
   const content = { repositoryId, digest: input.digest, storageKey: winner.storage_key, size: input.size };
   await link(tx, content, input.leasedUntil);
   await addAliases(tx, 'blob_alias', content, input.aliases);
@@ -299,6 +307,8 @@ async function seesBlob(tx: Tx, repositoryId: string, digest: string): Promise<b
     .select('digest')
     .where('repository_id', '=', repositoryId)
     .where('digest', '=', digest)
+    // Zero: its bytes are damaged (damage.ts).
+    .where('leased_until', '>', 0)
     .executeTakeFirst();
   return row !== undefined;
 }
