@@ -90,6 +90,26 @@ function createProgram(surroundings: Surroundings): Command {
       });
     });
   addUpkeep(program, surroundings);
+  const account = program.command('account').description('make and list accounts');
+  withSettings(account.command('create').description('make an account with an administrator'), CLIENT_KEYS)
+    .option('--id <id>', 'its twelve digits; random unless told')
+    .option('--alias <alias>', 'a name for it, unique on this server')
+    .option('--json', 'print it as JSON')
+    .action(async (flags: Flags) => {
+      const { createAccountCommand } = await import('./account.ts');
+      const { id, alias, json } = flags;
+      await createAccountCommand(configOf(flags, surroundings), surroundings, {
+        id: id === undefined ? undefined : String(id),
+        alias: alias === undefined ? undefined : String(alias),
+        json: json === true,
+      });
+    });
+  withSettings(account.command('list').description('list the accounts'), CLIENT_KEYS)
+    .option('--json', 'print them as JSON')
+    .action(async (flags: Flags) => {
+      const { listAccountsCommand } = await import('./account.ts');
+      await listAccountsCommand(configOf(flags, surroundings), surroundings, flags['json'] === true);
+    });
   program
     .command('version')
     .description('print the version')
