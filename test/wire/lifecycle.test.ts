@@ -1,0 +1,193 @@
+/** Lifecycle policies, previews and storage classes, called by the AWS SDK over HTTP on the whole server, jobs included. */
+import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
+import { mkdtemp, rm } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { test } from 'node:test';
+import {
+  BatchGetImageCommand,
+  CompleteLayerUploadCommand,
+  CreateRepositoryCommand,
+  DeleteLifecyclePolicyCommand,
+  DescribeImagesCommand,
+  ECRClient,
+  GetAuthorizationTokenCommand,
+  GetLifecyclePolicyCommand,
+  GetLifecyclePolicyPreviewCommand,
+  ImageStorageClassUpdateNotSupportedException,
+  InitiateLayerUploadCommand,
+  LifecyclePolicyNotFoundException,
+  LifecyclePolicyPreviewNotFoundException,
+  ListImagesCommand,
+  paginateGetLifecyclePolicyPreview,
+  PutImageCommand,
+  PutLifecyclePolicyCommand,
+  StartLifecyclePolicyPreviewCommand,
+  UpdateImageStorageClassCommand,
+  UploadLayerPartCommand,
+  waitUntilLifecyclePolicyPreviewComplete,
+} from '@aws-sdk/client-ecr';
+import { start } from '../../src/compose.ts';
+import { readConfig } from '../../src/config.ts';
+import { createLog } from '../../src/lib/log.ts';
+
+const repositoryName = 'team/app';
+const app = { repositoryName };
+const sha256 = (content: string) => `sha256:${createHash('sha256').update(content).digest('hex')}`;
+
+/** A server with a repository of images tagged v0, v1, …, oldest first. */
+async function open(images: number) {
+  const data = await mkdtemp(join(tmpdir(), 'berth-wire-lifecycle-'));
+  const berth = await start(readConfig({ flags: { data, port: '0' }, env: {}, platform: process.platform }), {
+    log: createLog('silent'),
+    clock: Date.now,
+    tls: undefined,
+    credentialsFile: { write: () => Promise.resolve(), remove: () => Promise.resolve() },
+  });
+  const { id = '', secret = '' } = berth.firstCredentials ?? {};
+  const client = new ECRClient({
+    endpoint: berth.endpoint,
+    region: 'us-east-1',
+    credentials: { accessKeyId: id, secretAccessKey: secret },
+    maxAttempts: 1,
+  });
+  await client.send(new CreateRepositoryCommand(app));
+  const { uploadId } = await client.send(new InitiateLayerUploadCommand(app));
+  const part = { partFirstByte: 0, partLastByte: 1, layerPartBlob: Buffer.from('{}') };
+  await client.send(new UploadLayerPartCommand({ ...app, uploadId, ...part }));
+  await client.send(new CompleteLayerUploadCommand({ ...app, uploadId, layerDigests: [sha256('{}')] }));
+  const manifests = Array.from({ length: images }, (_, i) =>
+    JSON.stringify({
+      schemaVersion: 2,
+      mediaType: 'application/vnd.oci.image.manifest.v1+json',
+      config: { mediaType: 'application/vnd.oci.image.config.v1+json', size: 2, digest: sha256('{}') },
+      layers: [],
+      annotations: { i: `${i}` },
+    }),
+  );
+  for (const [i, imageManifest] of manifests.entries())
+    await client.send(new PutImageCommand({ ...app, imageManifest, imageTag: `v${i}` }));
+  return {
+    berth,
+    client,
+    manifests,
+    async [Symbol.asyncDispose]() {
+      client.destroy();
+      await berth.stop();
+      await rm(data, { recursive: true, force: true });
+    },
+  };
+}
+
+const keep = (rulePriority: number, countNumber: number, action: object = { type: 'expire' }) => ({
+  rulePriority,
+  selection: { tagStatus: 'any', countType: 'imageCountMoreThan', countNumber },
+  action,
+});
+
+test('preview, waiter, policy and its effect', async () => {
+  await using server = await open(5);
+  const { client, manifests } = server;
+  await assert.rejects(
+    client.send(new GetLifecyclePolicyCommand(app)),
+    (error) => error instanceof LifecyclePolicyNotFoundException,
+  );
+  await assert.rejects(
+    client.send(new GetLifecyclePolicyPreviewCommand(app)),
+    (error) => error instanceof LifecyclePolicyPreviewNotFoundException,
+  );
+  const short = await client
+    .send(new PutLifecyclePolicyCommand({ ...app, lifecyclePolicyText: '{"rules":[]}' }))
+    .catch((error: Error) => `${error.name}: ${error.message}`);
+  assert.match(String(short), /^InvalidParameterException: Invalid parameter at 'lifecyclePolicyText' .*100/);
+
+  const lifecyclePolicyText = JSON.stringify({ rules: [keep(1, 2)] });
+  const started = await client.send(new StartLifecyclePolicyPreviewCommand({ ...app, lifecyclePolicyText }));
+  assert.equal(started.status, 'IN_PROGRESS');
+  const waited = await waitUntilLifecyclePolicyPreviewComplete(
+    { client, maxWaitTime: 60, minDelay: 1, maxDelay: 1 },
+    app,
+  );
+  assert.equal(waited.state, 'SUCCESS');
+  const results = [];
+  for await (const page of paginateGetLifecyclePolicyPreview({ client, pageSize: 2 }, { ...app })) {
+    assert.equal(page.summary?.expiringImageTotalCount, 3);
+    results.push(...(page.previewResults ?? []));
+  }
+  assert.deepEqual(
+    results.map((each) => [
+      each.imageTags,
+      each.imageDigest,
+      each.action?.type,
+      each.appliedRulePriority,
+      each.storageClass,
+    ]),
+    [0, 1, 2].map((i) => [[`v${i}`], sha256(manifests[i] ?? ''), 'EXPIRE', 1, 'STANDARD']),
+  );
+
+  const put = await client.send(new PutLifecyclePolicyCommand({ ...app, lifecyclePolicyText }));
+  assert.equal(put.lifecyclePolicyText, lifecyclePolicyText);
+  let evaluated: Date | undefined;
+  while ((evaluated?.getTime() ?? 0) === 0)
+    ({ lastEvaluatedAt: evaluated } = await client.send(new GetLifecyclePolicyCommand(app)));
+  const { imageIds = [] } = await client.send(new ListImagesCommand(app));
+  assert.deepEqual(
+    imageIds.map(({ imageTag }) => imageTag),
+    ['v4', 'v3'],
+  );
+  const removed = await client.send(new DeleteLifecyclePolicyCommand(app));
+  assert.equal(removed.lifecyclePolicyText, lifecyclePolicyText);
+  assert.deepEqual(removed.lastEvaluatedAt, evaluated);
+});
+
+test('an archived image is refused on both planes', async () => {
+  await using server = await open(2);
+  const { berth, client, manifests } = server;
+  const imageId = { imageTag: 'v0' };
+  const archive = new UpdateImageStorageClassCommand({ ...app, imageId, targetStorageClass: 'ARCHIVE' });
+  assert.equal((await client.send(archive)).imageStatus, 'ARCHIVED');
+  const got = await client.send(
+    new BatchGetImageCommand({ ...app, imageIds: [imageId, { imageTag: 'v1' }] }),
+  );
+  assert.deepEqual(
+    got.failures?.map(({ failureCode }) => failureCode),
+    ['ImageNotFound'],
+  );
+  assert.equal(got.images?.length, 1);
+  const { authorizationData = [] } = await client.send(new GetAuthorizationTokenCommand({}));
+  const headers = { authorization: `Basic ${authorizationData[0]?.authorizationToken}` };
+  const url = `${berth.endpoint}/v2/${repositoryName}`;
+  const statuses = [];
+  for (const path of ['manifests/v0', `manifests/${sha256(manifests[0] ?? '')}`, 'manifests/v1'])
+    statuses.push((await fetch(`${url}/${path}`, { headers })).status);
+  assert.deepEqual(statuses, [404, 404, 200]);
+  assert.deepEqual(await (await fetch(`${url}/tags/list`, { headers })).json(), {
+    name: repositoryName,
+    tags: ['v1'],
+  });
+  const described = await client.send(
+    new DescribeImagesCommand({ ...app, filter: { imageStatus: 'ARCHIVED' } }),
+  );
+  assert.deepEqual(
+    described.imageDetails?.map(({ imageStatus, lastArchivedAt }) => [
+      imageStatus,
+      lastArchivedAt instanceof Date,
+    ]),
+    [['ARCHIVED', true]],
+  );
+  const restore = new UpdateImageStorageClassCommand({ ...app, imageId, targetStorageClass: 'STANDARD' });
+  assert.equal((await client.send(restore)).imageStatus, 'ACTIVATING');
+  await assert.rejects(
+    client.send(archive),
+    (error) => error instanceof ImageStorageClassUpdateNotSupportedException,
+  );
+  // docker push of the same image brings it back.
+  const pushed = await fetch(`${url}/manifests/v0`, {
+    method: 'PUT',
+    headers: { ...headers, 'content-type': 'application/vnd.oci.image.manifest.v1+json' },
+    body: manifests[0] ?? '',
+  });
+  assert.equal(pushed.status, 201);
+  assert.equal((await fetch(`${url}/manifests/v0`, { headers })).status, 200);
+});
