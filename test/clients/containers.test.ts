@@ -231,8 +231,13 @@ describe('podman', { skip: missingDaemon('podman') }, () => {
     await podman('manifest', 'create', 'list');
     await podman('manifest', 'add', '--tls-verify=false', 'list', `docker://${remote(':v1')}`);
     await podman('manifest', 'push', '--all', '--tls-verify=false', 'list', `docker://${remote(':list')}`);
-    const raw = await podman('manifest', 'inspect', '--tls-verify=false', remote(':list'));
-    assert.equal((JSON.parse(raw) as { manifests: unknown[] }).manifests.length, 1);
+    const answer = await callEcr(it.server, it.admin, 'BatchGetImage', {
+      repositoryName: 'images',
+      imageIds: [{ imageTag: 'list' }],
+    });
+    const { images } = JSON.parse(answer.text) as { images: { imageManifest: string }[] };
+    const list = JSON.parse(images[0]?.imageManifest ?? '') as { manifests: { digest: string }[] };
+    assert.equal(list.manifests.length, 1);
   });
 
   test('berth login logs podman in', async () => {

@@ -378,7 +378,11 @@ describe('refusals', { skip }, () => {
   test('expired, forged and foreign registry tokens get ECR’s own errors, from docker too', async () => {
     const keys = await openKeyRing(join(server.data, 'keys'));
     const other = await openKeyRing(join(place.directory, 'other-keys'));
-    const content = { account: ACCOUNT, region: REGION, holder: { kind: 'key', id: admin.accessKeyId } as const };
+    const content = {
+      account: ACCOUNT,
+      region: REGION,
+      holder: { kind: 'key', id: admin.accessKeyId } as const,
+    };
     const now = Date.now();
     const good = sealToken(keys, { ...content, expiresAt: now + 3_600_000 });
     assert.equal((await getV2('', basic(good))).status, 200);
