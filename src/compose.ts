@@ -78,6 +78,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
     const registry = createRegistry({
       store,
       blobs,
+      ring,
       clock,
       pullEvents: config.pullEvents,
       ...timesOf(config),

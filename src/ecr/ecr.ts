@@ -10,15 +10,16 @@ import { createListingOperations } from './listings.ts';
 import { notBuiltOperations } from './not-built.ts';
 import { createPageTokens } from './pages.ts';
 import { createPolicyOperations } from './policies.ts';
+import { createReferrerOperations } from './referrers.ts';
 import { createRegistryOperations } from './registry.ts';
 import { createRepositoryOperations } from './repositories.ts';
 import type { EcrOptions, EcrServices } from './services.ts';
 import { createStorageClassOperations } from './storage-class.ts';
 import { createTagOperations } from './tags.ts';
+import { createTemplateOperations } from './templates.ts';
 import { createTokenOperations } from './tokens.ts';
 
 export { createDownloads, DOWNLOAD_PATH, type DownloadOptions, type Downloads } from './download.ts';
-export { kmsKeyOfAlias, kmsKeyOfId, MANAGED_ALIAS, type KmsKey } from './keys.ts';
 export type { EcrOptions, RegistryUri } from './services.ts';
 
 /** The table of all operations of the `ecr` service model, those that are not built included. */
@@ -28,6 +29,8 @@ export function createEcrOperations(options: EcrOptions): OperationTable<Princip
     limits: {
       repositoriesMax: options.limits?.repositoriesMax ?? LIMITS.repositoriesMax,
       resourceTagsMax: options.limits?.resourceTagsMax ?? LIMITS.resourceTagsMax,
+      creationTemplatesMax: options.limits?.creationTemplatesMax ?? LIMITS.creationTemplatesMax,
+      pullTimeExclusionsMax: options.limits?.pullTimeExclusionsMax ?? LIMITS.pullTimeExclusionsMax,
     },
     pages: createPageTokens(options.ring.derive('ecr page tokens')),
   };
@@ -43,6 +46,8 @@ export function createEcrOperations(options: EcrOptions): OperationTable<Princip
     ...createTokenOperations(services),
     ...createRegistryOperations(services),
     ...createExclusionOperations(services),
+    ...createTemplateOperations(services),
+    ...createReferrerOperations(services),
     ...notBuiltOperations(),
   };
 }

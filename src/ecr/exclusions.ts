@@ -1,6 +1,5 @@
 /** Pull-time update exclusions: users and roles whose pulls leave `lastRecordedPullTime` alone (ecr-api.md §20). */
 import type { Principal } from '../identity/identity.ts';
-import { LIMITS } from '../lib/limits.ts';
 import type {
   DeregisterPullTimeUpdateExclusionRequest,
   DeregisterPullTimeUpdateExclusionResponse,
@@ -14,7 +13,7 @@ import { pageExclusions } from '../store/store.ts';
 import { PAGE_DEFAULT } from './pages.ts';
 import { checkRegistry, ownRegistry, type EcrServices } from './services.ts';
 
-export function createExclusionOperations({ store, pages }: EcrServices) {
+export function createExclusionOperations({ store, pages, limits }: EcrServices) {
   const register: Operation<
     Principal,
     RegisterPullTimeUpdateExclusionRequest,
@@ -26,7 +25,7 @@ export function createExclusionOperations({ store, pages }: EcrServices) {
         registry: ownRegistry(context),
         principalArn,
         now: context.now,
-        exclusionsMax: LIMITS.pullTimeExclusionsMax,
+        exclusionsMax: limits.pullTimeExclusionsMax,
       });
       return { principalArn, createdAt: new Date(context.now) };
     },

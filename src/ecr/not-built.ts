@@ -24,15 +24,6 @@ const FAMILIES: readonly (readonly [reason: string, operations: readonly string[
     ],
   ],
   [
-    'Repository creation templates are not built: nothing creates repositories but CreateRepository.',
-    [
-      'CreateRepositoryCreationTemplate',
-      'DescribeRepositoryCreationTemplates',
-      'UpdateRepositoryCreationTemplate',
-      'DeleteRepositoryCreationTemplate',
-    ],
-  ],
-  [
     'Image scanning is not built: no setting of it would have an effect.',
     [
       'PutImageScanningConfiguration',
@@ -51,10 +42,6 @@ const FAMILIES: readonly (readonly [reason: string, operations: readonly string[
       'DeleteSigningConfiguration',
       'DescribeImageSigningStatus',
     ],
-  ],
-  [
-    'Listing referrers by this operation is not built. The registry endpoint answers GET /v2/{name}/referrers/{digest}.',
-    ['ListImageReferrers'],
   ],
 ];
 

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import * as fc from 'fast-check';
 import { ecrModel } from '../model/service-model.ts';
-import { kmsKeyOfAlias, kmsKeyOfId, MANAGED_ALIAS } from './ecr.ts';
+import { kmsKeyOfAlias, kmsKeyOfId, MANAGED_ALIAS } from '../registry/registry.ts';
 import { ACCOUNT, NOW, openTestRegistry, OTHER, REGION } from './test-registry.ts';
 
 const ARN = `arn:aws:ecr:${REGION}:${ACCOUNT}:repository`;

@@ -17,8 +17,8 @@ import type {
   Repository as RepositoryShape,
 } from '../model/ecr-types.ts';
 import type { Operation } from '../protocol/protocol.ts';
+import { resolveEncryption } from '../registry/registry.ts';
 import { pageRepositories, type RepositoryRecord } from '../store/store.ts';
-import { resolveEncryption } from './keys.ts';
 import { PAGE_DEFAULT, refusePaging } from './pages.ts';
 import { addressOf, checkRepository, requireRepository, type Context, type EcrServices } from './services.ts';
 import { readTags, tagConditionKeys } from './tags.ts';
@@ -46,7 +46,7 @@ function describe(services: EcrServices, repository: RepositoryRecord, context: 
  *
  * @throws Fault InvalidParameterException
  */
-function readExclusionFilters(
+export function readExclusionFilters(
   mutability: ImageTagMutability,
   filters: readonly ImageTagMutabilityExclusionFilter[] | undefined,
 ): readonly ImageTagMutabilityExclusionFilter[] {

@@ -27,11 +27,16 @@ export interface EcrOptions {
   /** The one template behind `repositoryUri` and `proxyEndpoint`; `origin` is what the client reached. */
   uri(account: string, region: string, origin: string): RegistryUri;
   /** Quotas that operators and tests may set; LIMITS otherwise. */
-  readonly limits?: { readonly repositoriesMax?: number; readonly resourceTagsMax?: number };
+  readonly limits?: {
+    readonly repositoriesMax?: number;
+    readonly resourceTagsMax?: number;
+    readonly creationTemplatesMax?: number;
+    readonly pullTimeExclusionsMax?: number;
+  };
 }
 
 export interface EcrServices extends Required<EcrOptions> {
-  readonly limits: { readonly repositoriesMax: number; readonly resourceTagsMax: number };
+  readonly limits: Required<NonNullable<EcrOptions['limits']>>;
   readonly pages: PageTokens;
 }
 

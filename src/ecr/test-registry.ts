@@ -44,7 +44,7 @@ export interface TestRegistry extends AsyncDisposable {
   now: number;
   /** Makes a user with one inline policy of these statements. */
   addUser(name: string, statements: readonly Json[], account?: string): Promise<User>;
-  /** Performs an operation as a door would: access, authorisation, run. */
+  /** Performs an operation as a door would: authentication, access, authorisation, run. */
   call<Output extends object = Json>(operation: string, input: Json, as?: User): Promise<Output>;
   /** `code: message` of the Fault the call ends with. */
   fault(operation: string, input: Json, as?: User): Promise<string>;
@@ -82,7 +82,7 @@ async function openIn(
   const ring = await openKeyRing(join(directory, 'keys'));
   const blobs = await createFileBlobStore({ directory: join(directory, 'blobs'), keys: ring });
   const clock = (): number => test.now;
-  const registry = createRegistry({ store, blobs, clock });
+  const registry = createRegistry({ store, blobs, ring, clock, ...limits });
   const identity = createIdentity({ store, keys: ring });
   const downloads = createDownloads({ registry, key: ring.derive('layer download URLs'), clock });
   const uri: EcrOptions['uri'] = () => ({ host: 'localhost:7327', endpoint: 'http://localhost:7327' });
@@ -159,6 +159,7 @@ async function openIn(
         userAgent: undefined,
         origin: 'http://localhost:7327',
       };
+      await identity.findKey(as.principal.accessKeyId, undefined);
       await identity.authorize(as.principal, operation.access(input, context), context);
       return operation.run(input, context);
     },

@@ -9,6 +9,7 @@ import type { Principal, RequestFacts } from '../identity/identity.ts';
 import { challenge, readPassword } from './authenticate.ts';
 import { type OciServices, commonHeaders } from './call.ts';
 import { listRepositories } from './catalog.ts';
+import { beginsPush, createOnPush } from './create-on-push.ts';
 import { routeUnknown, sendFailure, sendFault } from './errors.ts';
 import { LIMITS } from '../lib/limits.ts';
 import { parsePath, type RepositoryTarget } from './path.ts';
@@ -80,8 +81,13 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
     facts,
     repository ?? { account: scope.account, policy: undefined, tags: NO_TAGS },
   );
-  if (repository === undefined) throw repositoryNotFound(target.name, scope.account);
-  await route.run({ services, exchange, principal, facts, scope, repository }, target);
+  if (repository === undefined && !beginsPush(target.kind, exchange.method))
+    throw repositoryNotFound(target.name, scope.account);
+  const call = { services, exchange, principal, facts, scope };
+  await route.run(
+    { ...call, repository: repository ?? (await createOnPush(services, principal, facts, address)) },
+    target,
+  );
 }
 
 /** The target in the words of the ECR API, as CloudTrail shows the calls of a push or pull. */

@@ -51,7 +51,7 @@ export async function openTestRegistry(
   const blobs = await createFileBlobStore({ directory: join(directory, 'blobs'), keys });
   const store = await openStore(directory);
   const time = { now: Date.UTC(2026, 0, 1) };
-  const open = (): Registry => createRegistry({ store, blobs, clock: () => time.now, ...options });
+  const open = (): Registry => createRegistry({ store, blobs, ring: keys, clock: () => time.now, ...options });
   const registry = open();
   return {
     registry,

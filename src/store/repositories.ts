@@ -159,7 +159,7 @@ export interface CreateRepositoryInput {
 }
 
 /** @throws Fault RepositoryAlreadyExistsException, LimitExceededException */
-async function createRepository(
+export async function createRepository(
   tx: Tx,
   { repository, tags, repositoriesMax }: CreateRepositoryInput,
 ): Promise<void> {

@@ -152,6 +152,8 @@ export {
 } from './listings.ts';
 export { createTotals, prepareBacklogs } from './measures.ts';
 export type { Backlog, Totals, TotalsReader } from './measures.ts';
+export type { ReferrerPageOptions, ReferrerSummary } from './referrers.ts';
+export { findManifest, pageReferrers } from './referrers.ts';
 export type { PolicyScope, RegistryAddress, RegistryRecord } from './registries.ts';
 export { findRegistry, pageExclusions, registryPolicyNotFound } from './registries.ts';
 export type { ExclusionFilter, RepositoryRecord, StoredRepository } from './repositories.ts';

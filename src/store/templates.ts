@@ -1,7 +1,7 @@
 /** Repository creation templates: what repositories are made of that a push, a pull or replication creates (ecr-api.md §17). */
 import { Fault } from '../domain/faults.ts';
 import type { RegistryAddress } from './registries.ts';
-import type { ExclusionFilter } from './repositories.ts';
+import { createRepository, type CreateRepositoryInput, type ExclusionFilter } from './repositories.ts';
 import type { Schema } from './schema.ts';
 import type { Reader, Transaction, Tx } from './transaction.ts';
 
@@ -223,7 +223,16 @@ async function requireTemplate(tx: Tx, registry: RegistryAddress, prefix: string
   return template;
 }
 
+/** A repository made by a template. @throws as `repository.create` */
+async function createByTemplate(
+  tx: Tx,
+  input: CreateRepositoryInput & { readonly lifecyclePolicy: string | undefined; readonly now: number },
+): Promise<void> {
+  await createRepository(tx, input);
+}
+
 export const templateTransactions = {
+  'template.createRepository': createByTemplate,
   'template.create': createTemplate,
   'template.update': updateTemplate,
   'template.delete': deleteTemplate,
