@@ -2,6 +2,7 @@ import { Fault } from '../domain/faults.ts';
 import type { ImageTag } from '../domain/names.ts';
 import { etagMatches, readBody, watchReceiving } from '../http/http.ts';
 import { LIMITS } from '../lib/limits.ts';
+import type { ImageId } from '../registry/registry.ts';
 import { type Call, commonHeaders } from './call.ts';
 import { manifestUnknown } from './errors.ts';
 import { readTag, type Reference } from './path.ts';
@@ -14,8 +15,7 @@ export async function getManifest(call: Call, reference: Reference): Promise<voi
     exchange.method === 'GET' && (await call.services.identity.recordsPulls(call.principal, call.scope));
   const image = await call.services.registry.images.find(call.repository, key, { pull });
   if (image === undefined) throw manifestUnknown();
-  // The digest in the algorithm the client asked in.
-  const digest = 'tag' in reference ? image.digest : reference.digest;
+  const digest = image.namedDigest;
   const headers = commonHeaders(exchange);
   headers.push('Content-Type', image.mediaType, 'Docker-Content-Digest', digest, 'ETag', `"${digest}"`);
   const known = exchange.header('if-none-match');
@@ -65,8 +65,15 @@ async function readManifest(call: Call): Promise<Buffer> {
 /** `DELETE`: BatchDeleteImage's rules, so the last tag takes the image with it. */
 export async function deleteManifest(call: Call, reference: Reference): Promise<void> {
   const { exchange, repository } = call;
-  const id = 'tag' in reference ? { imageTag: reference.tag } : { imageDigest: reference.digest };
-  const { failures } = await call.services.registry.images.batchDelete(repository, [id]);
+  const { images } = call.services.registry;
+  let id: ImageId;
+  if ('tag' in reference) id = { imageTag: reference.tag };
+  else {
+    const imageDigest = await images.resolve(repository, reference.digest);
+    if (imageDigest === undefined) throw manifestUnknown();
+    id = { imageDigest };
+  }
+  const { failures } = await images.batchDelete(repository, [id]);
   const failure = failures[0];
   if (failure?.failureCode === 'ImageNotFound') throw manifestUnknown();
   if (failure?.failureCode === 'ImageReferencedByManifestList') {

@@ -1,5 +1,6 @@
+import { Fault } from '../domain/faults.ts';
 import type { Digest } from '../domain/names.ts';
-import type { Image } from '../registry/registry.ts';
+import type { Referrer } from '../registry/registry.ts';
 import { type Call, commonHeaders } from './call.ts';
 
 const INDEX = 'application/vnd.oci.image.index.v1+json';
@@ -9,47 +10,55 @@ const PAGE_BYTES_MAX = 3_932_160;
 
 /**
  * `GET /v2/<name>/referrers/<digest>?artifactType=`: an index of the images whose subject is the digest, which need not
- * exist (registry-protocol.md §1.11). Several `artifactType` parameters mean any of them.
+ * exist (registry-protocol.md §1.11). Several `artifactType` parameters mean any of them. What does not fit on a page is
+ * behind a link, whose `last` is the push time of the last entry.
  */
 export async function listReferrers(call: Call, subject: Digest): Promise<void> {
   const { exchange, repository } = call;
   const query = exchange.rawQuery === '' ? undefined : exchange.query;
   const artifactTypes = query?.getAll('artifactType').filter((type) => type !== '') ?? [];
-  const found = await call.services.registry.images.referrers(repository, subject, artifactTypes);
-  const last = query?.get('last') ?? undefined;
-  // A `last` that is gone starts over: twice is better than never.
-  const images = found.slice(found.findIndex((image) => image.digest === last) + 1);
+  const after = readPosition(query?.get('last') ?? undefined);
 
   const descriptors: string[] = [];
   let bytes = 0;
-  for (const image of images) {
-    const descriptor = JSON.stringify(describe(image));
+  let last: Referrer | undefined;
+  let more = false;
+  const { images } = call.services.registry;
+  for await (const referrer of images.referrers(repository, subject, { artifactTypes, after })) {
+    const descriptor = JSON.stringify(describe(referrer));
     bytes += Buffer.byteLength(descriptor) + 1;
-    if (bytes > PAGE_BYTES_MAX && descriptors.length > 0) break;
+    more = bytes > PAGE_BYTES_MAX && descriptors.length > 0;
+    if (more) break;
     descriptors.push(descriptor);
+    last = referrer;
   }
 
   const headers = commonHeaders(exchange);
   headers.push('Content-Type', INDEX);
   if (artifactTypes.length > 0) headers.push('OCI-Filters-Applied', 'artifactType');
-  const end = images[descriptors.length - 1];
-  if (descriptors.length < images.length && end !== undefined) {
+  if (more && last !== undefined) {
     const filter = artifactTypes.map((type) => `artifactType=${encodeURIComponent(type)}&`).join('');
-    const next = `/v2/${repository.name}/referrers/${subject}?${filter}last=${end.digest}`;
+    const next = `/v2/${repository.name}/referrers/${subject}?${filter}last=${last.pushedAt}`;
     headers.push('Link', `<${next}>; rel="next"`);
   }
   const body = `{"schemaVersion":2,"mediaType":"${INDEX}","manifests":[${descriptors.join(',')}]}`;
   exchange.send(200, headers, body);
 }
 
+function readPosition(last: string | undefined): number | undefined {
+  if (last === undefined) return undefined;
+  if (/^\d{1,15}$/.test(last)) return Number(last);
+  throw new Fault('PaginationNumberInvalid', 'invalid last entry of the page before');
+}
+
 /** The descriptor of a referrer, with its manifest's annotations. */
-function describe(image: Image): Record<string, unknown> {
-  const manifest = JSON.parse(Buffer.from(image.manifest).toString()) as { annotations?: unknown };
+function describe(referrer: Referrer): Record<string, unknown> {
+  const manifest = JSON.parse(Buffer.from(referrer.manifest).toString()) as { annotations?: unknown };
   return {
-    mediaType: image.mediaType,
-    digest: image.digest,
-    size: image.manifest.byteLength,
-    artifactType: image.artifactType,
-    annotations: manifest.annotations,
+    mediaType: referrer.mediaType,
+    digest: referrer.digest,
+    size: referrer.manifest.byteLength,
+    artifactType: referrer.artifactType,
+    annotations: manifest.annotations ?? undefined,
   };
 }

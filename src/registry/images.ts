@@ -13,22 +13,24 @@ import { LIMITS } from '../lib/limits.ts';
 import { type ImageCore, ImageCache } from './image-cache.ts';
 import { Pulls } from './pulls.ts';
 import type {
+  FoundImage,
   Image,
   ImageFailure,
   ImageId,
   Images,
   PutImageInput,
   PutImageResult,
+  Referrer,
+  ReferrersOptions,
   RegistryContext,
   Repository,
 } from './registry.ts';
 import { retryBrokenReference } from './retry.ts';
-import { pageTags, type Store } from '../store/store.ts';
+import { pageTags, prepareResolve, type Store } from '../store/store.ts';
 
 const CACHE_BYTES_MAX = 32 * 1_048_576;
-/** Rows read at once for referrers, and the bytes of manifests after which the list ends. */
+/** Rows read at once for referrers: a few manifests fit in memory at any size. */
 const REFERRERS_PAGE = 16;
-const REFERRERS_BYTES_MAX = 64 * 1_048_576;
 /** Repositories whose distance to the image quota is remembered. */
 const QUOTAS_MAX = 10_000;
 
@@ -40,14 +42,15 @@ export interface FlushableImages extends Images {
 export function createImages(context: RegistryContext): FlushableImages {
   const { store, clock } = context;
   const lookUp = createLookUp(store);
+  const resolve = prepareResolve(store, 'image_alias');
   const pulls = new Pulls(store, context.pullEvents);
-  const quotas = new Quotas(context.imagesPerRepositoryMax);
+  const quotas = new Quotas();
 
   const read = async (
     repository: Repository,
     reference: ImageId,
     pull: boolean,
-  ): Promise<Image | undefined> => {
+  ): Promise<FoundImage | undefined> => {
     const image = await lookUp(repository.id, reference);
     if (image === undefined) return undefined;
     const lastPulledAt = pulls.newest(repository.id, image.digest, image.lastPulledAt);
@@ -57,8 +60,13 @@ export function createImages(context: RegistryContext): FlushableImages {
 
   return {
     put: (repository, input) => putImage(context, quotas, repository, input),
-    find: (repository, reference, { pull }) =>
-      read(repository, reference.includes(':') ? { imageDigest: reference } : { imageTag: reference }, pull),
+    resolve: async (repository, digest) => (await resolve(repository.id, digest)) as Digest | undefined,
+    find: async (repository, reference, { pull }) => {
+      if (!reference.includes(':')) return await read(repository, { imageTag: reference }, pull);
+      const imageDigest = await resolve(repository.id, reference);
+      const image = imageDigest === undefined ? undefined : await read(repository, { imageDigest }, pull);
+      return image && { ...image, namedDigest: reference as Digest };
+    },
     batchGet: (repository, ids, { pull } = { pull: true }) =>
       batchGet((id) => read(repository, id, pull), ids),
     batchDelete: (repository, ids) =>
@@ -75,8 +83,7 @@ export function createImages(context: RegistryContext): FlushableImages {
       } while (after !== undefined && names.length < limit);
       return names;
     },
-    referrers: (repository, subject, artifactTypes) =>
-      listReferrers(store, pulls, repository, subject, artifactTypes),
+    referrers: (repository, subject, options) => listReferrers(store, repository, subject, options),
     flush: () => pulls.flush(),
   };
 }
@@ -86,18 +93,25 @@ function nameOf(repository: Repository) {
 }
 
 async function putImage(
-  { store, clock, imagesPerRepositoryMax }: RegistryContext,
+  { store, clock }: RegistryContext,
   quotas: Quotas,
   repository: Repository,
   input: PutImageInput,
 ): Promise<PutImageResult> {
   const reading = readManifest(input.manifest, input.mediaType, { detect: input.existing === 'accept' });
-  const digest: Digest = `sha256:${createHash('sha256').update(input.manifest).digest('hex')}` as Digest;
-  if (input.digest !== undefined && input.digest !== digest) throw wrongDigest(repository, input);
+  const digest = digestOf('sha256', input.manifest);
+  let alias: string | undefined;
+  if (input.digest !== undefined && input.digest !== digest) {
+    if (input.existing === 'accept' && input.digest.startsWith('sha512:')) {
+      alias = digestOf('sha512', input.manifest);
+    }
+    if (input.digest !== alias) throw wrongDigest(repository, input);
+  }
   const outcome = await retryBrokenReference(() =>
     store.transact('image.put', {
       repository: nameOf(repository),
       digest,
+      alias,
       ...reading,
       // WHY a copy: what crosses to the writer thread takes the whole memory behind a view along.
       manifest: new Uint8Array(input.manifest),
@@ -106,7 +120,7 @@ async function putImage(
       now: clock(),
       nonce: randomBytes(10).toString('hex'),
       tagsPerImageMax: LIMITS.tagsPerImageMax,
-      imagesMax: quotas.mustCount(repository.id) ? imagesPerRepositoryMax : undefined,
+      imagesMax: quotas.mustCount(repository.id) ? LIMITS.imagesPerRepositoryMax : undefined,
     }),
   );
   if (outcome.added) quotas.added(repository.id, outcome.images);
@@ -117,10 +131,11 @@ async function putImage(
   };
 }
 
+function digestOf(algorithm: 'sha256' | 'sha512', bytes: Uint8Array): Digest {
+  return `${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}` as Digest;
+}
+
 function wrongDigest(repository: Repository, input: PutImageInput): Fault {
-  if (input.existing === 'accept' && input.digest?.startsWith('sha512:')) {
-    return new Fault('DigestInvalid', 'provided digest is not a supported sha256 digest');
-  }
   return new Fault(
     'ImageDigestDoesNotMatchException',
     `The image with digest '${input.digest}' in repository '${repository.name}' and registry ID '${repository.account}' ` +
@@ -134,11 +149,6 @@ function wrongDigest(repository: Repository, input: PutImageInput): Fault {
  */
 class Quotas {
   readonly #uncounted = new Map<string, number>();
-  readonly #imagesMax: number;
-
-  constructor(imagesMax: number) {
-    this.#imagesMax = imagesMax;
-  }
 
   mustCount(repositoryId: string): boolean {
     return (this.#uncounted.get(repositoryId) ?? 0) <= 0;
@@ -148,7 +158,7 @@ class Quotas {
     const left =
       images === undefined
         ? (this.#uncounted.get(repositoryId) ?? 0) - 1
-        : Math.floor((this.#imagesMax - images) / 16);
+        : Math.floor((LIMITS.imagesPerRepositoryMax - images) / 16);
     this.#uncounted.delete(repositoryId);
     this.#uncounted.set(repositoryId, left);
     const [oldest] = this.#uncounted.size > QUOTAS_MAX ? this.#uncounted.keys() : [];
@@ -160,6 +170,8 @@ interface HeadRow {
   readonly id: string;
   readonly last_pulled_at: number | null;
   readonly tag: string | null;
+  /** of the tag that was asked for */
+  readonly alias: string | null;
 }
 
 interface ImageRow {
@@ -179,9 +191,9 @@ interface ImageRow {
  * WHY `k` and `o` are one table twice: `k` finds the names in the index by image, `o` their times by key. Asked for both
  * at once, SQLite walks all tags of the repository instead.
  */
-function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Promise<Image | undefined> {
+function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Promise<FoundImage | undefined> {
   const byTag = store.prepare<HeadRow>(
-    `select i.id, i.last_pulled_at, o.name as tag
+    `select i.id, i.last_pulled_at, o.name as tag, t.alias
      from tag t
      join image i on i.repository_id = t.repository_id and i.digest = t.image_digest
      join tag k on k.repository_id = t.repository_id and k.image_digest = t.image_digest
@@ -190,7 +202,7 @@ function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Prom
      order by o.tagged_at, o.name`,
   );
   const byDigest = store.prepare<HeadRow>(
-    `select i.id, i.last_pulled_at, o.name as tag
+    `select i.id, i.last_pulled_at, o.name as tag, null as alias
      from image i
      left join tag k on k.repository_id = i.repository_id and k.image_digest = i.digest
      left join tag o on o.repository_id = k.repository_id and o.name = k.name
@@ -217,7 +229,8 @@ function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Prom
       cache.set(head.id, core);
     }
     const tags = rows.flatMap(({ tag }) => (tag === null ? [] : [tag]));
-    return { ...core, lastPulledAt: timeOf(head.last_pulled_at), tags };
+    const namedDigest = (head.alias as Digest | null) ?? core.digest;
+    return { ...core, lastPulledAt: timeOf(head.last_pulled_at), tags, namedDigest };
   };
 }
 
@@ -267,78 +280,51 @@ function idsOf({ digest, tags }: Image, tag: string | undefined): ImageId[] {
   return tags.map((imageTag) => ({ imageDigest: digest, imageTag }));
 }
 
-async function listReferrers(
+async function* listReferrers(
   store: Store,
-  pulls: Pulls,
   repository: Repository,
-  subject: string,
-  artifactTypes: readonly string[],
-): Promise<Image[]> {
-  let query = store.read
-    .selectFrom('image')
-    .select(['id', 'pushed_at'])
-    .where('repository_id', '=', repository.id)
-    .where('subject_digest', '=', subject)
-    .where('status', 'is', null);
-  if (artifactTypes.length > 0) query = query.where('artifact_type', 'in', artifactTypes);
-  const ids = (await query.execute())
-    .sort((a, b) => Number(a.pushed_at) - Number(b.pushed_at))
-    .map(({ id }) => id);
-  const found: Image[] = [];
-  let bytes = 0;
-  // WHY a limit in bytes: clients decide how many there are and how large. Pages, because a few fit in memory at any size.
-  for (let at = 0; at < ids.length && bytes < REFERRERS_BYTES_MAX; at += REFERRERS_PAGE) {
-    const page = await readImages(store, pulls, repository.id, ids.slice(at, at + REFERRERS_PAGE));
-    for (const { manifest } of page) bytes += manifest.byteLength;
-    found.push(...page);
+  subject: Digest,
+  { artifactTypes, after }: ReferrersOptions,
+): AsyncGenerator<Referrer> {
+  const algorithm = subject.slice(0, subject.indexOf(':') + 1);
+  let last = after;
+  for (;;) {
+    let query = store.read
+      .selectFrom('image as i')
+      .select((q) => [
+        'i.digest',
+        'i.media_type',
+        'i.artifact_type',
+        'i.manifest',
+        'i.pushed_at',
+        q
+          .selectFrom('image_alias as a')
+          .select('a.alias')
+          .whereRef('a.repository_id', '=', 'i.repository_id')
+          .whereRef('a.digest', '=', 'i.digest')
+          .where('a.alias', 'like', `${algorithm}%`)
+          .limit(1)
+          .as('alias'),
+      ])
+      .where('i.repository_id', '=', repository.id)
+      .where('i.subject_digest', '=', subject)
+      .where('i.status', 'is', null)
+      .orderBy('i.pushed_at')
+      .limit(REFERRERS_PAGE);
+    if (artifactTypes.length > 0) query = query.where('i.artifact_type', 'in', artifactTypes);
+    // INVARIANT: push times of a repository are distinct, so they alone say where a page ends.
+    if (last !== undefined) query = query.where('i.pushed_at', '>', last);
+    const rows = await query.execute();
+    for (const row of rows) {
+      last = Number(row.pushed_at);
+      yield {
+        digest: (row.alias ?? row.digest) as Digest,
+        mediaType: row.media_type,
+        artifactType: row.artifact_type ?? undefined,
+        manifest: row.manifest,
+        pushedAt: last,
+      };
+    }
+    if (rows.length < REFERRERS_PAGE) return;
   }
-  return found;
-}
-
-/** Images by the ids of their rows, oldest first. */
-async function readImages(
-  store: Store,
-  pulls: Pulls,
-  repositoryId: string,
-  ids: readonly string[],
-): Promise<Image[]> {
-  const rows = await store.read
-    .selectFrom('image')
-    .selectAll()
-    .where('id', 'in', ids)
-    .orderBy('pushed_at')
-    .execute();
-  const tags = await tagsOf(
-    store,
-    repositoryId,
-    rows.map(({ digest }) => digest),
-  );
-  return rows.map((row) => ({
-    ...coreOf(row),
-    lastPulledAt: pulls.newest(repositoryId, row.digest, timeOf(row.last_pulled_at)),
-    tags: tags.get(row.digest) ?? [],
-  }));
-}
-
-async function tagsOf(
-  store: Store,
-  repositoryId: string,
-  digests: readonly string[],
-): Promise<Map<string, string[]>> {
-  const tags = new Map<string, string[]>();
-  if (digests.length === 0) return tags;
-  // The table twice: see createLookUp.
-  const rows = await store.read
-    .selectFrom('tag as k')
-    .innerJoin('tag as o', (join) =>
-      join.onRef('o.repository_id', '=', 'k.repository_id').onRef('o.name', '=', 'k.name'),
-    )
-    .select(['k.image_digest', 'o.name'])
-    .where('k.repository_id', '=', repositoryId)
-    .where('k.image_digest', 'in', digests)
-    .orderBy('o.tagged_at')
-    .orderBy('o.name')
-    .execute();
-  for (const { image_digest: digest, name } of rows) tags.set(digest, [...(tags.get(digest) ?? []), name]);
-  return tags;
 }

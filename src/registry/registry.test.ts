@@ -5,6 +5,8 @@ import { after, before, describe } from 'node:test';
 import { promisify } from 'node:util';
 import { findPostgres, type Postgres, startPostgres } from '../../test/postgres.ts';
 import { openPostgresStore, openSqliteStore } from '../store/store.ts';
+import { aliasesTests } from './test-aliases.ts';
+import { closingTests } from './test-closing.ts';
 import { garbageTests } from './test-garbage.ts';
 import { imagesTests } from './test-images.ts';
 import { layersTests } from './test-layers.ts';
@@ -14,7 +16,7 @@ import { type OpenStore, openTestRegistry } from './testing.ts';
 const run = promisify(execFile);
 
 function registryTests(openStore: OpenStore): void {
-  for (const suite of [uploadsTests, imagesTests, layersTests, garbageTests]) {
+  for (const suite of [uploadsTests, closingTests, imagesTests, layersTests, aliasesTests, garbageTests]) {
     describe(suite.name, () => suite((options) => openTestRegistry(openStore, options)));
   }
 }

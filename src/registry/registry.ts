@@ -6,23 +6,20 @@
 import type { Readable } from 'node:stream';
 import type { BlobReader, BlobStore } from '../blobs/blobs.ts';
 import type { Digest, RepositoryAddress } from '../domain/names.ts';
-import type { KeyRing } from '../lib/keyring.ts';
 import { LIMITS } from '../lib/limits.ts';
 import { prepareFindRepository, type Store } from '../store/store.ts';
 import { createGarbageCollector } from './garbage.ts';
 import { createImages } from './images.ts';
 import { createLayers } from './layers.ts';
-import { createTemplates, type Templates } from './templates.ts';
 import { createUploads } from './uploads.ts';
 
 export { createLifecycleHandlers, type LifecycleOptions } from './lifecycle.ts';
+
 
 export { createBackup, type BackupReport } from './backup.ts';
 export { BackupError, type BackupManifest } from './backup-format.ts';
 export { checkRegistry, type CheckReport, type Finding } from './check.ts';
 export { restoreBackup, verifyBackup, type RestoreProgress } from './restore.ts';
-
-export { kmsKeyOfAlias, kmsKeyOfId, MANAGED_ALIAS, resolveEncryption, type KmsKey } from './keys.ts';
 
 /** A repository as stored. `policy` and `tags` also serve authorisation. */
 export interface Repository extends RepositoryAddress {
@@ -53,11 +50,34 @@ export interface Image {
   readonly tags: readonly string[];
 }
 
+/** An image under the digest it was asked for by: the digest itself, or the one its tag was set by. */
+export interface FoundImage extends Image {
+  readonly namedDigest: Digest;
+}
+
+/** An image that has a subject. */
+export interface Referrer {
+  /** in the algorithm of the subject's when it was pushed by such a digest, else sha256 */
+  readonly digest: Digest;
+  readonly mediaType: string;
+  readonly artifactType: string | undefined;
+  readonly manifest: Uint8Array;
+  /** distinct among the images of a repository */
+  readonly pushedAt: number;
+}
+
+export interface ReferrersOptions {
+  /** any of these; any at all when there are none */
+  readonly artifactTypes: readonly string[];
+  /** `pushedAt` of the last one of the page before */
+  readonly after: number | undefined;
+}
+
 export interface PutImageInput {
   readonly manifest: Uint8Array;
   /** Content-Type or imageManifestMediaType, without parameters */
   readonly mediaType: string | undefined;
-  /** the digest the client named, checked against the bytes */
+  /** the digest the client named, checked against the bytes; also sha512 with `accept` */
   readonly digest: string | undefined;
   /** tags to set, all or none */
   readonly tags: readonly string[];
@@ -95,12 +115,16 @@ export interface Images {
    *   ImageAlreadyExistsException, LimitExceededException, RepositoryNotFoundException
    */
   put(repository: Repository, input: PutImageInput): Promise<PutImageResult>;
-  /** The image under a tag or digest; a tag look-up is always current. Records the pull (batched) when `pull`. */
+  /** See `Layers.resolve`: the same for images. */
+  resolve(repository: Repository, digest: Digest): Promise<Digest | undefined>;
+  /**
+   * The image under a tag or a digest of any algorithm; a tag look-up is always current. Records the pull (batched) when `pull`.
+   */
   find(
     repository: Repository,
     reference: string,
     options: { readonly pull: boolean },
-  ): Promise<Image | undefined>;
+  ): Promise<FoundImage | undefined>;
   /** BatchGetImage's rules (ecr-api.md §7.2): one entry per tag of a digest. Records the pulls unless told not to. */
   batchGet(
     repository: Repository,
@@ -114,8 +138,8 @@ export interface Images {
   ): Promise<{ imageIds: ImageId[]; failures: ImageFailure[] }>;
   /** Tag names after `last` in byte order, at most `limit`. */
   listTags(repository: Repository, last: string | undefined, limit: number): Promise<string[]>;
-  /** Referrers of a subject digest, optionally of the given artifact types, oldest first. */
-  referrers(repository: Repository, subject: string, artifactTypes: readonly string[]): Promise<Image[]>;
+  /** Images whose manifests name this very subject digest, which need not exist; oldest first, read as they are taken. */
+  referrers(repository: Repository, subject: Digest, options: ReferrersOptions): AsyncIterable<Referrer>;
 }
 
 export interface StoredBlob {
@@ -201,10 +225,15 @@ export interface Uploads {
 export interface Registry {
   /** The repository row, always current; `undefined` when there is none. */
   findRepository(address: RepositoryAddress): Promise<Repository | undefined>;
+  /** Names of the repositories of a registry (account, region) after `last` in byte order, at most `limit`. */
+  listRepositories(
+    registry: Pick<RepositoryAddress, 'account' | 'region'>,
+    last: string | undefined,
+    limit: number,
+  ): Promise<string[]>;
   readonly images: Images;
   readonly layers: Layers;
   readonly uploads: Uploads;
-  readonly templates: Templates;
   /** Writes batched pull times. Called on a schedule and on shutdown. */
   flush(): Promise<void>;
   /** One round of online garbage collection: expired uploads, reviews, trash, and orphans when `orphans`. */
@@ -222,13 +251,8 @@ export interface GarbageReport {
 export interface RegistryOptions {
   readonly store: Store;
   readonly blobs: BlobStore;
-  /** keys of new repositories */
-  readonly ring: KeyRing;
   /** epoch milliseconds */
   readonly clock: () => number;
-  /** quotas that operators may set: repositories of a registry, images of a repository */
-  readonly repositoriesMax?: number;
-  readonly imagesPerRepositoryMax?: number;
   /** overrides of the garbage collector's times, for tests and operators */
   readonly uploadIdleMs?: number;
   readonly blobLeaseMs?: number;
@@ -244,8 +268,6 @@ export type RegistryContext = Required<RegistryOptions>;
 /** The registry over a store and a blob store, which stay the caller's to close (after {@link Registry.close}). */
 export function createRegistry(options: RegistryOptions): Registry {
   const context: RegistryContext = {
-    repositoriesMax: LIMITS.repositoriesMax,
-    imagesPerRepositoryMax: LIMITS.imagesPerRepositoryMax,
     uploadIdleMs: LIMITS.uploadIdleMs,
     blobLeaseMs: LIMITS.blobLeaseMs,
     trashGraceMs: LIMITS.trashGraceMs,
@@ -257,10 +279,21 @@ export function createRegistry(options: RegistryOptions): Registry {
   const images = createImages(context);
   return {
     findRepository,
+    listRepositories: async ({ account, region }, last, limit) => {
+      const rows = await context.store.read
+        .selectFrom('repository')
+        .select('name')
+        .where('account', '=', account)
+        .where('region', '=', region)
+        .where('name', '>', last ?? '')
+        .orderBy('name')
+        .limit(limit)
+        .execute();
+      return rows.map(({ name }) => name);
+    },
     images,
     layers: createLayers(context, findRepository),
     uploads: createUploads(context),
-    templates: createTemplates(context, findRepository),
     flush: images.flush,
     collectGarbage: createGarbageCollector(context),
     close: images.flush,

@@ -2,7 +2,8 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { Fault } from '../domain/faults.ts';
 import { OCI_IMAGE, OCI_INDEX } from '../domain/manifests.ts';
-import type { Repository } from './registry.ts';
+import type { Digest } from '../domain/names.ts';
+import type { Referrer, Repository } from './registry.ts';
 import { digestOf, imageOf, indexOf, push, type OpenTestRegistry, type TestRegistry } from './testing.ts';
 
 /** The tests of the registry's images. */
@@ -48,6 +49,7 @@ export function imagesTests(open: OpenTestRegistry): void {
         pushedAt: t.time.now,
         lastPulledAt: undefined,
         tags: ['v1', 'latest'],
+        namedDigest: digestA,
       });
     }
     for (const reference of ['v2', digestB, 'sha256:nonsense', '']) {
@@ -149,7 +151,7 @@ export function imagesTests(open: OpenTestRegistry): void {
     );
     await assert.rejects(
       t.registry.images.put(repository, push(imageA, [], { digest: `sha512:${'a'.repeat(128)}` })),
-      { code: 'DigestInvalid' },
+      { code: 'ImageDigestDoesNotMatchException' },
     );
   });
 
@@ -255,6 +257,7 @@ export function imagesTests(open: OpenTestRegistry): void {
     const input = {
       repository: { id: repository.id, name: repository.name, account: repository.account },
       digest: digestB,
+      alias: undefined,
       mediaType: OCI_IMAGE,
       artifactType: undefined,
       subjectDigest: undefined,
@@ -453,19 +456,25 @@ export function imagesTests(open: OpenTestRegistry): void {
       assert.equal((await images.put(repository, push(manifest))).subjectDigest, digestA);
     }
     const digests = manifests.map((manifest) => digestOf(manifest));
-    const all = await images.referrers(repository, digestA, []);
+    const list = async (
+      of: string,
+      artifactTypes: readonly string[] = [],
+      after?: number,
+    ): Promise<Referrer[]> =>
+      await Array.fromAsync(images.referrers(repository, of as Digest, { artifactTypes, after }));
+    const names = (found: readonly Referrer[]): string[] => found.map(({ digest }) => digest);
+    const all = await list(digestA);
+    assert.deepEqual(names(all), digests);
     assert.deepEqual(
-      all.map(({ digest }) => digest),
-      digests,
-    );
-    assert.deepEqual(
-      (await images.referrers(repository, digestA, ['application/sig'])).map(({ digest }) => digest),
+      names(await list(digestA, ['application/sig'])),
       digests.filter((_, n) => n % 2 === 0),
     );
-    assert.equal(
-      (await images.referrers(repository, digestA, ['application/sig', 'application/sbom'])).length,
-      40,
-    );
-    assert.deepEqual(await images.referrers(repository, digestB, []), []);
+    assert.equal((await list(digestA, ['application/sig', 'application/sbom'])).length, 40);
+    assert.deepEqual(await list(digestB), []);
+    // A page begins anywhere, and one that was there all along is on exactly one page.
+    for (const at of [0, 15, 16, 38]) {
+      await images.batchDelete(repository, [{ imageDigest: digests[at] }]);
+      assert.deepEqual(names(await list(digestA, [], all[at]?.pushedAt)), digests.slice(at + 1));
+    }
   });
 }

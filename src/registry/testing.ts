@@ -24,8 +24,10 @@ export interface TestRegistry {
   readonly keys: KeyRing;
   /** what the registry's clock says, in epoch milliseconds */
   readonly time: { now: number };
-  /** a second registry over the same store and blobs, as another process would have */
-  another(): Registry;
+  /** a second registry over the same store and blobs */
+  another(options?: Partial<RegistryOptions>): Registry;
+  /** a blob store of its own over the same files, as another process has; closed with the rest */
+  anotherBlobs(): Promise<BlobStore>;
   createRepository(name: string, row?: Partial<Omit<Repository, 'tags'>>): Promise<Repository>;
   deleteRepository(repository: Repository): Promise<void>;
   /** uploads bytes and returns their digest */
@@ -51,8 +53,10 @@ export async function openTestRegistry(
   const blobs = await createFileBlobStore({ directory: join(directory, 'blobs'), keys });
   const store = await openStore(directory);
   const time = { now: Date.UTC(2026, 0, 1) };
-  const open = (): Registry => createRegistry({ store, blobs, ring: keys, clock: () => time.now, ...options });
+  const open = (more: Partial<RegistryOptions> = {}): Registry =>
+    createRegistry({ store, blobs, ring: keys, clock: () => time.now, ...options, ...more });
   const registry = open();
+  const others: BlobStore[] = [];
   return {
     registry,
     store,
@@ -60,6 +64,11 @@ export async function openTestRegistry(
     keys,
     time,
     another: open,
+    anotherBlobs: async () => {
+      const other = await createFileBlobStore({ directory: join(directory, 'blobs'), keys });
+      others.push(other);
+      return other;
+    },
     createRepository: async (name, row = {}) => {
       const repository = {
         id: randomUUID(),
@@ -92,14 +101,14 @@ export async function openTestRegistry(
     close: async () => {
       await registry.close();
       await store.close();
-      await blobs.close();
+      for (const one of [blobs, ...others]) await one.close();
       await rm(directory, { recursive: true });
     },
   };
 }
 
-export function digestOf(bytes: Uint8Array | string): string {
-  return `sha256:${createHash('sha256').update(bytes).digest('hex')}`;
+export function digestOf(bytes: Uint8Array | string, algorithm: 'sha256' | 'sha512' = 'sha256'): string {
+  return `${algorithm}:${createHash(algorithm).update(bytes).digest('hex')}`;
 }
 
 export function streamOf(...pieces: readonly (Uint8Array | string)[]): Readable {

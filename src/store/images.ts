@@ -16,8 +16,10 @@ import {
   type ImageIdName,
 } from '../domain/image-ids.ts';
 import { type BlobReference, type ChildReference, imageSize } from '../domain/manifests.ts';
+import type { Digest } from '../domain/names.ts';
 import { decideTagMove, type TagRules } from '../domain/tags.ts';
 import { recordDeletion, recordPulls, recordPush, type Deletion } from './image-events.ts';
+import { addAliases, resolveAliases } from './aliases.ts';
 import { chunks } from './repository-blobs.ts';
 import { followSubject, restoreImage } from './storage-class.ts';
 import type { Transaction, Tx } from './transaction.ts';
@@ -37,6 +39,8 @@ const PARENTS_NAMED_MAX = 100;
 export interface PutImageRow {
   readonly repository: RepositoryName;
   readonly digest: string;
+  /** the digest of another algorithm that the client named it by, computed from the bytes */
+  readonly alias: string | undefined;
   readonly mediaType: string;
   readonly artifactType: string | undefined;
   readonly subjectDigest: string | undefined;
@@ -81,11 +85,16 @@ async function putImage(tx: Tx, asked: PutImageRow): Promise<PutImageOutcome> {
   }
   let images: number | undefined;
   if (present === undefined) {
-    const held = await requireBlobs(tx, input);
-    const childSizes = await requireChildren(tx, input);
+    const blobs = await requireBlobs(tx, input);
+    const children = await requireChildren(tx, input);
     images = await requireRoom(tx, input);
-    await insertImage(tx, input, imageSize(input.contentSize, childSizes));
-    await insertReferences(tx, input, held);
+    await insertImage(tx, input, imageSize(input.contentSize, [...children.values()]));
+    await insertReferences(tx, input, [...blobs.values()], [...children.keys()]);
+  }
+  if (input.alias !== undefined) {
+    await addAliases(tx, 'image_alias', { repositoryId: input.repository.id, digest: input.digest }, [
+      input.alias,
+    ]);
   }
   if (isStored) await restoreImage(tx, { ...input.repository, region }, input.digest, input.now);
   const tagged = await setTags(tx, input, rules, present === undefined);
@@ -135,25 +144,27 @@ function wrongSize(digest: string, said: number, stored: number): Fault {
   );
 }
 
-/** Verifies that the repository holds what the manifest names, in these sizes. Returns what to refer to. */
-async function requireBlobs(tx: Tx, input: PutImageRow): Promise<BlobReference[]> {
-  const held: BlobReference[] = [];
+/** Verifies that the repository holds what the manifest names, in these sizes. Returns what to refer to, by sha256. */
+async function requireBlobs(tx: Tx, input: PutImageRow): Promise<Map<string, BlobReference>> {
+  const held = new Map<string, BlobReference>();
   const missing: string[] = [];
   for (const part of chunks(input.blobs)) {
+    const known = await resolveAliases(tx, 'blob_alias', input.repository.id, digestsOf(part));
+    if (known.size === 0) {
+      missing.push(...digestsOf(part.filter(({ required }) => required)));
+      continue;
+    }
     const rows = await tx
       .selectFrom('repository_blob')
       .select(['digest', 'size'])
       .where('repository_id', '=', input.repository.id)
-      .where(
-        'digest',
-        'in',
-        part.map(({ digest }) => digest),
-      )
+      .where('digest', 'in', [...known.values()])
       .execute();
     const sizes = new Map(rows.map(({ digest, size }) => [digest, size]));
     for (const blob of part) {
-      const size = sizes.get(blob.digest);
-      if (size === blob.size) held.push(blob);
+      const digest = known.get(blob.digest) ?? '';
+      const size = sizes.get(digest);
+      if (size === blob.size) held.set(digest, { ...blob, digest: digest as Digest });
       else if (size === undefined && blob.required) missing.push(blob.digest);
       else if (size !== undefined) throw wrongSize(blob.digest, blob.size, size);
     }
@@ -163,29 +174,34 @@ async function requireBlobs(tx: Tx, input: PutImageRow): Promise<BlobReference[]
   return held;
 }
 
-/** Verifies that the members of an index are images here. Returns their imageSizeInBytes. */
-async function requireChildren(tx: Tx, input: PutImageRow): Promise<number[]> {
-  const sizes: number[] = [];
+function digestsOf(references: readonly { readonly digest: string }[]): string[] {
+  return references.map(({ digest }) => digest);
+}
+
+/** Verifies that the members of an index are images here. Returns their imageSizeInBytes by sha256. */
+async function requireChildren(tx: Tx, input: PutImageRow): Promise<Map<string, number>> {
+  const sizes = new Map<string, number>();
   const missing: string[] = [];
   for (const part of chunks(input.children)) {
+    const known = await resolveAliases(tx, 'image_alias', input.repository.id, digestsOf(part));
+    if (known.size === 0) {
+      missing.push(...digestsOf(part));
+      continue;
+    }
     const rows = await tx
       .selectFrom('image')
       .select(['digest', 'size', sql<number | string>`length(manifest)`.as('bytes')])
       .where('repository_id', '=', input.repository.id)
       // An archived image cannot be pulled, so it must be pushed again first, which restores it.
       .where('status', 'is', null)
-      .where(
-        'digest',
-        'in',
-        part.map(({ digest }) => digest),
-      )
+      .where('digest', 'in', [...known.values()])
       .execute();
     const found = new Map(rows.map((row) => [row.digest, row]));
     for (const child of part) {
-      const row = found.get(child.digest);
+      const row = found.get(known.get(child.digest) ?? '');
       if (row === undefined) missing.push(child.digest);
       else if (Number(row.bytes) !== child.size) throw wrongSize(child.digest, child.size, Number(row.bytes));
-      else sizes.push(row.size);
+      else sizes.set(row.digest, row.size);
     }
   }
   const { name, account } = input.repository;
@@ -238,9 +254,14 @@ async function insertImage(tx: Tx, input: PutImageRow, size: number): Promise<vo
     .execute();
 }
 
-async function insertReferences(tx: Tx, input: PutImageRow, held: readonly BlobReference[]): Promise<void> {
+async function insertReferences(
+  tx: Tx,
+  input: PutImageRow,
+  blobs: readonly BlobReference[],
+  children: readonly string[],
+): Promise<void> {
   const image = { repository_id: input.repository.id };
-  for (const part of chunks(held)) {
+  for (const part of chunks(blobs)) {
     await tx
       .insertInto('image_blob')
       .values(
@@ -253,10 +274,10 @@ async function insertReferences(tx: Tx, input: PutImageRow, held: readonly BlobR
       )
       .execute();
   }
-  for (const part of chunks(input.children)) {
+  for (const part of chunks(children)) {
     await tx
       .insertInto('image_child')
-      .values(part.map(({ digest }) => ({ ...image, parent_digest: input.digest, child_digest: digest })))
+      .values(part.map((digest) => ({ ...image, parent_digest: input.digest, child_digest: digest })))
       .execute();
   }
 }
@@ -272,14 +293,18 @@ async function setTags(
   const wanted = [...new Set(input.tags)];
   if (wanted.length === 0) return [];
   const current = new Map<string, string>();
+  const renamed: string[] = [];
   for (const part of chunks(wanted)) {
     const rows = await tx
       .selectFrom('tag')
-      .select(['name', 'image_digest'])
+      .select(['name', 'image_digest', 'alias'])
       .where('repository_id', '=', repository.id)
       .where('name', 'in', part)
       .execute();
-    for (const row of rows) current.set(row.name, row.image_digest);
+    for (const row of rows) {
+      current.set(row.name, row.image_digest);
+      if (row.image_digest === input.digest && row.alias !== (input.alias ?? null)) renamed.push(row.name);
+    }
   }
   const fresh = wanted.filter((tag) => current.get(tag) !== input.digest);
   if (input.existing === 'refuse') {
@@ -292,6 +317,14 @@ async function setTags(
     }
   }
   await writeTags(tx, input, fresh, isNew ? [] : await selectTagsOf(tx, repository.id, input.digest));
+  for (const part of chunks(renamed)) {
+    await tx
+      .updateTable('tag')
+      .set({ alias: input.alias ?? null })
+      .where('repository_id', '=', repository.id)
+      .where('name', 'in', part)
+      .execute();
+  }
   return fresh;
 }
 
@@ -348,12 +381,14 @@ async function writeTags(
           name,
           image_digest: input.digest,
           tagged_at: at++,
+          alias: input.alias ?? null,
         })),
       )
       .onConflict((conflict) =>
         conflict.columns(['repository_id', 'name']).doUpdateSet((q) => ({
           image_digest: q.ref('excluded.image_digest'),
           tagged_at: q.ref('excluded.tagged_at'),
+          alias: q.ref('excluded.alias'),
         })),
       )
       .execute();

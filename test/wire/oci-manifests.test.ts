@@ -365,7 +365,6 @@ describe('referrers', () => {
     ['?artifactType=none', [], 'artifactType'],
     ['?artifactType=', entries, undefined],
     ['?unknown=x', entries, undefined],
-    [`?last=${sha256(plain)}`, [entries[2]], undefined],
   ];
   for (const [query, manifests, applied] of answers) {
     it(`of a subject${query}`, async () => {
@@ -380,6 +379,14 @@ describe('referrers', () => {
       );
     });
   }
+
+  it('after a position that is none is refused', async () => {
+    await check(
+      server,
+      { path: `/v2/${name}/referrers/${sha256(subject)}?last=${sha256(plain)}` },
+      { status: 400, error: ['PAGINATION_NUMBER_INVALID', /last entry/] },
+    );
+  });
 
   it('of a subject that does not exist are none', async () => {
     await check(

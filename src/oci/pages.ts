@@ -1,0 +1,39 @@
+import { Fault } from '../domain/faults.ts';
+import { LIMITS } from '../lib/limits.ts';
+import type { Exchange } from '../http/http.ts';
+import { commonHeaders } from './call.ts';
+
+/** Page parameters of a list. `n` over the limit is clamped, as distribution does; clients follow the link. */
+function readPage(exchange: Exchange): { limit: number; last: string | undefined } {
+  const max = LIMITS.listPageMax;
+  if (exchange.rawQuery === '') return { limit: max, last: undefined };
+  const n = exchange.query.get('n');
+  if (n !== null && !/^\d{1,18}$/.test(n)) {
+    throw new Fault('PaginationNumberInvalid', 'invalid number of results requested');
+  }
+  const last = exchange.query.get('last');
+  return { limit: n === null ? max : Math.min(Number(n), max), last: last === null ? undefined : last };
+}
+
+/**
+ * Answers with a page of names in a JSON object, linked to the next page at `path`. `list` reads names after `last`
+ * in byte order.
+ */
+export async function sendPage(
+  exchange: Exchange,
+  path: string,
+  list: (last: string | undefined, limit: number) => Promise<string[]>,
+  bodyOf: (names: readonly string[]) => object,
+): Promise<void> {
+  const page = readPage(exchange);
+  const found = page.limit === 0 ? [] : await list(page.last, page.limit + 1);
+  const names = found.slice(0, page.limit);
+  const headers = commonHeaders(exchange);
+  headers.push('Content-Type', 'application/json');
+  const last = names.at(-1);
+  if (found.length > names.length && last !== undefined) {
+    const next = `${path}?n=${page.limit}&last=${encodeURIComponent(last)}`;
+    headers.push('Link', `<${next}>; rel="next"`);
+  }
+  exchange.send(200, headers, JSON.stringify(bodyOf(names)));
+}
