@@ -44,7 +44,7 @@ export function createImages(context: RegistryContext): FlushableImages {
   const lookUp = createLookUp(store);
   const resolve = prepareResolve(store, 'image_alias');
   const pulls = new Pulls(store, context.pullEvents);
-  const quotas = new Quotas();
+  const quotas = new Quotas(context.imagesPerRepositoryMax);
 
   const read = async (
     repository: Repository,
@@ -93,7 +93,7 @@ function nameOf(repository: Repository) {
 }
 
 async function putImage(
-  { store, clock }: RegistryContext,
+  { store, clock, imagesPerRepositoryMax }: RegistryContext,
   quotas: Quotas,
   repository: Repository,
   input: PutImageInput,
@@ -120,7 +120,7 @@ async function putImage(
       now: clock(),
       nonce: randomBytes(10).toString('hex'),
       tagsPerImageMax: LIMITS.tagsPerImageMax,
-      imagesMax: quotas.mustCount(repository.id) ? LIMITS.imagesPerRepositoryMax : undefined,
+      imagesMax: quotas.mustCount(repository.id) ? imagesPerRepositoryMax : undefined,
     }),
   );
   if (outcome.added) quotas.added(repository.id, outcome.images);
@@ -149,6 +149,11 @@ function wrongDigest(repository: Repository, input: PutImageInput): Fault {
  */
 class Quotas {
   readonly #uncounted = new Map<string, number>();
+  readonly #imagesMax: number;
+
+  constructor(imagesMax: number) {
+    this.#imagesMax = imagesMax;
+  }
 
   mustCount(repositoryId: string): boolean {
     return (this.#uncounted.get(repositoryId) ?? 0) <= 0;
@@ -158,7 +163,7 @@ class Quotas {
     const left =
       images === undefined
         ? (this.#uncounted.get(repositoryId) ?? 0) - 1
-        : Math.floor((LIMITS.imagesPerRepositoryMax - images) / 16);
+        : Math.floor((this.#imagesMax - images) / 16);
     this.#uncounted.delete(repositoryId);
     this.#uncounted.set(repositoryId, left);
     const [oldest] = this.#uncounted.size > QUOTAS_MAX ? this.#uncounted.keys() : [];

@@ -6,15 +6,18 @@
 import type { Readable } from 'node:stream';
 import type { BlobReader, BlobStore } from '../blobs/blobs.ts';
 import type { Digest, RepositoryAddress } from '../domain/names.ts';
+import type { KeyRing } from '../lib/keyring.ts';
 import { LIMITS } from '../lib/limits.ts';
 import { prepareFindRepository, type Store } from '../store/store.ts';
 import { createGarbageCollector } from './garbage.ts';
 import { createImages } from './images.ts';
 import { createLayers } from './layers.ts';
+import { createTemplates, type Templates } from './templates.ts';
 import { createUploads } from './uploads.ts';
 
 export { createLifecycleHandlers, type LifecycleOptions } from './lifecycle.ts';
 
+export { kmsKeyOfAlias, kmsKeyOfId, MANAGED_ALIAS, resolveEncryption, type KmsKey } from './keys.ts';
 
 export { createBackup, type BackupReport } from './backup.ts';
 export { BackupError, type BackupManifest } from './backup-format.ts';
@@ -234,6 +237,7 @@ export interface Registry {
   readonly images: Images;
   readonly layers: Layers;
   readonly uploads: Uploads;
+  readonly templates: Templates;
   /** Writes batched pull times. Called on a schedule and on shutdown. */
   flush(): Promise<void>;
   /** One round of online garbage collection: expired uploads, reviews, trash, and orphans when `orphans`. */
@@ -251,8 +255,13 @@ export interface GarbageReport {
 export interface RegistryOptions {
   readonly store: Store;
   readonly blobs: BlobStore;
+  /** keys of new repositories */
+  readonly ring: KeyRing;
   /** epoch milliseconds */
   readonly clock: () => number;
+  /** quotas that operators may set: repositories of a registry, images of a repository */
+  readonly repositoriesMax?: number;
+  readonly imagesPerRepositoryMax?: number;
   /** overrides of the garbage collector's times, for tests and operators */
   readonly uploadIdleMs?: number;
   readonly blobLeaseMs?: number;
@@ -268,6 +277,8 @@ export type RegistryContext = Required<RegistryOptions>;
 /** The registry over a store and a blob store, which stay the caller's to close (after {@link Registry.close}). */
 export function createRegistry(options: RegistryOptions): Registry {
   const context: RegistryContext = {
+    repositoriesMax: LIMITS.repositoriesMax,
+    imagesPerRepositoryMax: LIMITS.imagesPerRepositoryMax,
     uploadIdleMs: LIMITS.uploadIdleMs,
     blobLeaseMs: LIMITS.blobLeaseMs,
     trashGraceMs: LIMITS.trashGraceMs,
@@ -294,6 +305,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     images,
     layers: createLayers(context, findRepository),
     uploads: createUploads(context),
+    templates: createTemplates(context, findRepository),
     flush: images.flush,
     collectGarbage: createGarbageCollector(context),
     close: images.flush,

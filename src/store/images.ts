@@ -567,12 +567,12 @@ async function deleteImage(tx: Tx, repositoryId: string, digest: string, now: nu
     .where('repository_id', '=', repositoryId)
     .where('image_digest', '=', digest)
     .execute();
+  await followSubject(tx, { repositoryId, digest }, now);
   await tx
     .deleteFrom('image')
     .where('repository_id', '=', repositoryId)
     .where('digest', '=', digest)
     .execute();
-  await followSubject(tx, { repositoryId, digest }, now);
 }
 
 /**
