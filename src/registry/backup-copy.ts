@@ -38,7 +38,11 @@ export class CopyUnreadableError extends Error {
  *
  * @throws CopyUnreadableError when the source is at fault; the target's errors as they are
  */
-export async function copyBlob(source: BlobStore, target: BlobStore, blob: BlobRow): Promise<boolean> {
+export async function copyBlob(
+  source: Pick<BlobStore, 'open'>,
+  target: BlobStore,
+  blob: BlobRow,
+): Promise<boolean> {
   const { storageKey, size, contentKey } = blob;
   if ((await target.size(storageKey).catch(() => undefined)) === size) return false;
   const reader = await source.open(storageKey).catch((error: unknown) => {

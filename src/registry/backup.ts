@@ -35,7 +35,7 @@ import {
 export interface BackupOptions {
   /** opened for reading only */
   readonly store: Store;
-  readonly blobs: BlobStore;
+  readonly blobs: Pick<BlobStore, 'open'>;
   /** the data directory: its `keys/` and `bootstrap/credentials` go along */
   readonly data: string;
   readonly directory: string;

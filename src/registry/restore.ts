@@ -62,8 +62,8 @@ export interface RestoreReport {
 const MARKER = 'restoring.json';
 const DATABASE = 'berth.db';
 const FILLING = /^restoring-[0-9a-f]+\.db(-wal|-shm)?$/;
-/** What a restore makes, and what may lie in an empty directory. */
-const OWN = new Set([MARKER, 'keys', 'blobs', 'bootstrap', 'berth.lock', 'berth.pid', 'lost+found']);
+/** What a restore makes, and what may lie in an empty directory: the audit log outlives what it is about. */
+const OWN = new Set([MARKER, 'keys', 'blobs', 'bootstrap', 'audit', 'berth.lock', 'berth.pid', 'lost+found']);
 const BATCH_ROWS = 500;
 const BATCH_CHARACTERS = 1_048_576;
 
