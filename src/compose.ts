@@ -74,12 +74,20 @@ export async function start(config: Config, surroundings: Surroundings): Promise
   try {
     const firstCredentials = await openAccount(config, store, ring, surroundings);
     const blobs = await createFileBlobStore({ directory: join(config.data, 'blobs'), keys: ring });
-    const identity = createIdentity({ store, keys: ring, guardrails });
+    const identity = createIdentity({
+      store,
+      keys: ring,
+      guardrails,
+      organizationId: config.organizationId || undefined,
+    });
+    const { repositoriesMax, imagesPerRepositoryMax } = config;
     const registry = createRegistry({
       store,
       blobs,
       ring,
       clock,
+      repositoriesMax,
+      imagesPerRepositoryMax,
       pullEvents: config.pullEvents,
       ...timesOf(config),
     });
@@ -107,7 +115,15 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       oci: createOciDoor({ registry, identity, clock, isRegion: acceptsRegion, onError }),
       download: downloads.serve,
       aws: createAwsDoor<Principal>({
-        ecr: createEcrOperations({ store, registry, identity, ring, downloads, uri }),
+        ecr: createEcrOperations({
+          store,
+          registry,
+          identity,
+          ring,
+          downloads,
+          uri,
+          limits: { repositoriesMax },
+        }),
         iam: iamOperations({ store, keys: ring, identity, guardrails }),
         sts: stsOperations({
           store,

@@ -1,5 +1,6 @@
 /** Repository creation templates: what repositories are like that a push creates (ecr-api.md §17). */
-import { Fault, invalidParameter } from '../domain/faults.ts';
+import { invalidParameter, type Fault } from '../domain/faults.ts';
+import { formatLifecyclePolicy, parseLifecyclePolicy } from '../domain/lifecycle.ts';
 import type { Principal } from '../identity/identity.ts';
 import type {
   CreateRepositoryCreationTemplateRequest,
@@ -104,13 +105,9 @@ async function readPolicy({ store }: EcrServices, text: string): Promise<string 
   return formatPolicyDocument(text);
 }
 
-/** @throws Fault OperationNotBuilt */
+/** @throws Fault InvalidParameterException */
 function readLifecycle(text: string): string | null {
-  if (text === '') return null;
-  throw new Fault(
-    'OperationNotBuilt',
-    'Lifecycle policies are not built: nothing would expire images, so templates cannot have one.',
-  );
+  return text === '' ? null : formatLifecyclePolicy(parseLifecyclePolicy(text));
 }
 
 /** @throws Fault InvalidParameterException */

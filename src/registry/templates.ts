@@ -2,7 +2,7 @@
 import { Fault } from '../domain/faults.ts';
 import type { RepositoryAddress } from '../domain/names.ts';
 import { storageKey } from '../lib/ids.ts';
-import { matchTemplate, type Scenario, type TemplateRecord } from '../store/store.ts';
+import { findRole, matchTemplate, type Scenario, type TemplateRecord } from '../store/store.ts';
 import { resolveEncryption } from './keys.ts';
 import type { RegistryContext, Repository } from './registry.ts';
 
@@ -25,7 +25,7 @@ export function createTemplates(
   return {
     match: (address, scenario) => matchTemplate(store.read, address, address.name, scenario),
     async create(address, template) {
-      requireRole(template);
+      await requireRole(context, template);
       const { encryptionType, kmsKey } = template;
       const encryption = await resolveEncryption(ring, address, { encryptionType, kmsKey });
       const now = clock();
@@ -59,11 +59,20 @@ export function createTemplates(
   };
 }
 
-/** ECR makes keys and tags only as a role of the account. Without one the template can be stored, but not used. */
-function requireRole({ prefix, encryptionType, tags, customRoleArn }: TemplateRecord): void {
-  if (customRoleArn !== undefined || (encryptionType === 'AES256' && tags.length === 0)) return;
+/**
+ * ECR sets keys and tags only as a role of the account: without one the template can be stored, but not used.
+ *
+ * WHY its policies are not asked: whoever wrote the template had to be allowed to pass it.
+ */
+async function requireRole({ store }: RegistryContext, template: TemplateRecord): Promise<void> {
+  const { prefix, account, encryptionType, tags, customRoleArn } = template;
+  if (encryptionType === 'AES256' && tags.length === 0) return;
+  const [, path = '', name = ''] = /:role(\/(?:.*\/)?)([^/]+)$/.exec(customRoleArn ?? '') ?? [];
+  const role = await findRole(store.read, account, name);
+  if (role?.path === path) return;
   throw new Fault(
     'AccessDeniedException',
-    `The repository creation template with prefix '${prefix}' sets KMS encryption or resource tags and has no customRoleArn to do so`,
+    `The repository creation template with prefix '${prefix}' sets KMS encryption or resource tags, and has no ` +
+      'customRoleArn of a role that exists to do so',
   );
 }

@@ -1,5 +1,6 @@
 /** Repository creation templates: what repositories are made of that a push, a pull or replication creates (ecr-api.md §17). */
 import { Fault } from '../domain/faults.ts';
+import { setLifecyclePolicy } from './lifecycle.ts';
 import type { RegistryAddress } from './registries.ts';
 import { createRepository, type CreateRepositoryInput, type ExclusionFilter } from './repositories.ts';
 import type { Schema } from './schema.ts';
@@ -229,6 +230,8 @@ async function createByTemplate(
   input: CreateRepositoryInput & { readonly lifecyclePolicy: string | undefined; readonly now: number },
 ): Promise<void> {
   await createRepository(tx, input);
+  if (input.lifecyclePolicy !== undefined)
+    await setLifecyclePolicy(tx, input.repository.id, input.lifecyclePolicy, input.now);
 }
 
 export const templateTransactions = {
