@@ -29,7 +29,12 @@ import type { Logger } from './lib/log.ts';
 import { openObservation, type Observation } from './observation.ts';
 import { createOciDoor } from './oci/oci.ts';
 import { createAwsDoor, createVerifier } from './protocol/protocol.ts';
-import { createLifecycleHandlers, createRegistry, type GarbageReport, type Registry } from './registry/registry.ts';
+import {
+  createLifecycleHandlers,
+  createRegistry,
+  type GarbageReport,
+  type Registry,
+} from './registry/registry.ts';
 import { startServer, type Doors } from './server.ts';
 import { openPostgresStore, openSqliteStore, type Store } from './store/store.ts';
 
@@ -100,7 +105,12 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       secret: config.webhookSecret,
       retentionMs: config.eventRetentionMs,
     });
-    const jobs = createJobRunner({ store, clock, log, handlers: { ...events.handlers, ...createLifecycleHandlers({ store, clock, flush: registry.flush }) } });
+    const jobs = createJobRunner({
+      store,
+      clock,
+      log,
+      handlers: { ...events.handlers, ...createLifecycleHandlers({ store, clock, flush: registry.flush }) },
+    });
     committed.push(
       () => events.wake(),
       () => jobs.wake(),

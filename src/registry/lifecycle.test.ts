@@ -231,7 +231,7 @@ function lifecycleTests(openStore: OpenStore): void {
       }
       return await t.store.transact(name as never, input as never);
     };
-    return { ...t.store, transact: transact as Store['transact'] };
+    return { ...t.store, transact };
   }
 
   const surprises: Readonly<Record<string, (repository: Repository, digest: string) => Promise<unknown>>> = {
@@ -354,6 +354,23 @@ function lifecycleTests(openStore: OpenStore): void {
     t.time.now += DAY;
     assert.equal(await runJob(t, 'image.referrers', repository), undefined);
     assert.equal((await listImages(t, repository)).size, 0);
+  });
+
+  test('a referrer that names its subject by a digest of another algorithm', async () => {
+    const repository = await prepared();
+    const image = numbered(0);
+    const digest = digestOf(image, 'sha512');
+    const signature = numbered(1, { subject: { mediaType: 'a/b', digest, size: image.byteLength } });
+    await t.registry.images.put(repository, push(image, ['keep'], { digest }));
+    await t.registry.images.put(repository, push(signature));
+    await t.registry.images.put(repository, push(numbered(2)));
+    await putPolicy(repository, expireUntagged);
+    await runJob(t, 'lifecycle', repository);
+    assert.equal((await listImages(t, repository)).size, 3);
+    await t.registry.images.batchDelete(repository, [{ imageDigest: digestOf(image) }]);
+    t.time.now += DAY;
+    await runJob(t, 'image.referrers', repository);
+    assert.deepEqual([...(await listImages(t, repository)).keys()], [digestOf(numbered(2))]);
   });
 
   test('a run that is told to stop stops, and acts on nothing more', async () => {

@@ -210,22 +210,19 @@ async function clearPreviews(store: Store, repositoryId: string): Promise<void> 
   } while (cleared === PREVIEW_BATCH);
 }
 
-function imageNameOf({ payload }: JobRun): { repositoryId: string; digest: string } {
-  return payload as { repositoryId: string; digest: string };
-}
-
-async function activate({ store, clock }: LifecycleOptions, job: JobRun): Promise<void> {
-  await store.transact('image.activate', { ...imageNameOf(job), now: clock() });
+async function activate({ store, clock }: LifecycleOptions, { payload }: JobRun): Promise<void> {
+  const image = payload as { repositoryId: string; digest: string };
+  await store.transact('image.activate', { ...image, now: clock() });
 }
 
 /** Comes again every day while an index needs a referrer. */
 async function followSubject({ store, clock }: LifecycleOptions, job: JobRun): Promise<JobResult> {
-  const name = imageNameOf(job);
+  const subject = job.payload as { repositoryId: string; digest: string; name: string };
   let blocked = 0;
   let after: string | undefined = '';
   while (after !== undefined) {
     job.signal.throwIfAborted();
-    const input = { ...name, now: clock(), after, limit: BATCH };
+    const input = { ...subject, now: clock(), after, limit: BATCH };
     const followed: { readonly blocked: number; readonly next: string | undefined } =
       await retryBrokenReference(() => store.transact('lifecycle.followSubject', input));
     blocked += followed.blocked;

@@ -5,12 +5,13 @@
 import { lifecyclePolicyNotFound, repositoryNotFound } from '../domain/faults.ts';
 import type { LifecycleImage } from '../domain/lifecycle-images.ts';
 import type { RepositoryAddress } from '../domain/names.ts';
+import { resolveAliases } from './aliases.ts';
 import { deleteImages } from './images.ts';
 import { enqueueJob } from './jobs.ts';
 import { type ImagePosition, pageImages, tagsOfImages } from './listings.ts';
 import { chunks } from './repository-blobs.ts';
 import type { Schema } from './schema.ts';
-import { archiveImage, findPlace, type ImageName } from './storage-class.ts';
+import { archiveImage, findPlace, type SubjectName } from './storage-class.ts';
 import type { Reader, Transaction, Tx } from './transaction.ts';
 
 /** Kind of the jobs that run the policy of a repository; the key is its id. */
@@ -110,6 +111,8 @@ export async function pageLifecycleImages(
   const digests = page.images.map(({ digest }) => digest);
   const tags = await tagsOfImages(read, repositoryId, digests);
   const children = await childrenOf(read, repositoryId, digests);
+  const named = new Set(page.images.flatMap(({ subjectDigest }) => subjectDigest ?? []));
+  const subjects = await resolveAliases(read, 'image_alias', repositoryId, [...named]);
   const images = page.images.map((image): LifecycleImage => ({
     digest: image.digest,
     tags: tags.get(image.digest) ?? [],
@@ -119,7 +122,7 @@ export async function pageLifecycleImages(
     lastActivatedAt: image.activatedAt,
     status: image.status,
     mediaType: image.mediaType,
-    subjectDigest: image.subjectDigest,
+    subjectDigest: subjects.get(image.subjectDigest ?? '') ?? image.subjectDigest,
     children: children.get(image.digest),
   }));
   return { images, next: page.next };
@@ -316,7 +319,7 @@ export interface FollowedSubject {
  */
 async function followSubject(
   tx: Tx,
-  input: ImageName & { readonly now: number; readonly after: string; readonly limit: number },
+  input: SubjectName & { readonly now: number; readonly after: string; readonly limit: number },
 ): Promise<FollowedSubject> {
   const { repositoryId, digest, now } = input;
   const nothing = { blocked: 0, next: undefined };
@@ -328,7 +331,7 @@ async function followSubject(
     .selectFrom('image')
     .select(['digest', 'status'])
     .where('repository_id', '=', repositoryId)
-    .where('subject_digest', '=', digest)
+    .where('subject_digest', '=', input.name)
     .where('digest', '>', input.after)
     .orderBy('digest')
     .limit(input.limit)

@@ -15,12 +15,17 @@ export type ImageStatus = 'ACTIVE' | 'ARCHIVED' | 'ACTIVATING';
 
 /** Kind of the jobs that end a restore; the payload is an {@link ImageName}. */
 export const ACTIVATION_JOB = 'image.activate';
-/** Kind of the jobs that delete or archive the referrers of an image; the payload is the {@link ImageName} of the subject. */
+/** Kind of the jobs that delete or archive the referrers of an image; the payload is a {@link SubjectName}. */
 export const REFERRERS_JOB = 'image.referrers';
 
 export interface ImageName {
   readonly repositoryId: string;
   readonly digest: string;
+}
+
+/** A subject, and how its referrers name it: by its digest or one of another algorithm (ADR 0008). */
+export interface SubjectName extends ImageName {
+  readonly name: string;
 }
 
 /** A repository with its id. */
@@ -153,25 +158,33 @@ function aboutImage(image: ImageRow) {
 }
 
 /**
- * Has the referrers of an image that was just deleted or archived share its fate, later. WHY later: whoever pushes the image
- * again soon finds its signatures still there.
+ * Has the referrers of an image that is being deleted or was archived share its fate, later. WHY later: whoever pushes the
+ * image again soon finds its signatures still there.
  */
 export async function followSubject(tx: Tx, subject: ImageName, now: number): Promise<void> {
   const { repositoryId, digest } = subject;
-  const referrer = await tx
-    .selectFrom('image')
-    .select('digest')
+  const aliases = await tx
+    .selectFrom('image_alias')
+    .select('alias')
     .where('repository_id', '=', repositoryId)
-    .where('subject_digest', '=', digest)
-    .limit(1)
-    .executeTakeFirst();
-  if (referrer === undefined) return;
-  await enqueueJob(tx, {
-    kind: REFERRERS_JOB,
-    key: `${repositoryId}/${digest}`,
-    runAt: now + LIMITS.referrersFollowMs,
-    payload: { repositoryId, digest },
-  });
+    .where('digest', '=', digest)
+    .execute();
+  const names = [digest, ...aliases.map(({ alias }) => alias)];
+  const rows = await tx
+    .selectFrom('image')
+    .select('subject_digest')
+    .distinct()
+    .where('repository_id', '=', repositoryId)
+    .where('subject_digest', 'in', names)
+    .execute();
+  for (const { subject_digest: name } of rows) {
+    await enqueueJob(tx, {
+      kind: REFERRERS_JOB,
+      key: `${repositoryId}/${name}`,
+      runAt: now + LIMITS.referrersFollowMs,
+      payload: { repositoryId, digest, name },
+    });
+  }
 }
 
 export interface SetStorageClassInput {
