@@ -13,7 +13,7 @@ const at = (reason: string) =>
 async function runJobs(t: TestRegistry): Promise<string[]> {
   const handlers = createLifecycleHandlers({ store: t.store, clock: () => t.now, flush: t.registry.flush });
   const done: string[] = [];
-  for (let before = -1; before < done.length; ) {
+  for (let before = -1; before < done.length;) {
     before = done.length;
     for (const [kind, handler] of Object.entries(handlers)) {
       const claim = { kind, now: t.now, leaseMs: 1000, lease: 'test', limit: 10, attemptsMax: 3 };

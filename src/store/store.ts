@@ -120,23 +120,9 @@ export {
   readDefaultDocuments,
   readGrants,
 } from './identities.ts';
-export {
-  findNamedById,
-  findPrincipalId,
-  principalExists,
-  principalsExist,
-} from './identity-principals.ts';
-export type {
-  AppliedLifecycle,
-  PlannedAction,
-  PlannedGroup,
-  StoredLifecyclePolicy,
-} from './lifecycle.ts';
-export {
-  findLifecyclePolicy,
-  LIFECYCLE_JOB,
-  pageLifecycleImages,
-} from './lifecycle.ts';
+export { findNamedById, findPrincipalId, principalExists, principalsExist } from './identity-principals.ts';
+export type { AppliedLifecycle, PlannedAction, PlannedGroup, StoredLifecyclePolicy } from './lifecycle.ts';
+export { findLifecyclePolicy, LIFECYCLE_JOB, pageLifecycleImages } from './lifecycle.ts';
 export type { LifecyclePreview, PreviewImage } from './previews.ts';
 export { findPreview, pagePreview, PREVIEW_JOB, previewOfImages } from './previews.ts';
 export type { ImageStatus } from './storage-class.ts';
