@@ -89,13 +89,11 @@ async function holds({ services, repository }: Call, digest: Digest): Promise<bo
   return known !== undefined && (await layers.stat(repository, known)) !== undefined;
 }
 
+/** ECR mounts only what an image of the source refers to; the specification knows no such condition (ADR 0006). */
 async function mountFrom(call: Call, source: Repository, digest: Digest): Promise<boolean> {
   const { layers } = call.services.registry;
   const known = await layers.resolve(source, digest);
-  if (known === undefined) return false;
-  // Only what an image of the source refers to: an upload nobody has used yet is not mounted.
-  const held = (await layers.availability(source, [known])).get(known);
-  return held?.referenced === true && (await layers.mount(call.repository, source, known));
+  return known !== undefined && (await layers.mount(call.repository, source, known));
 }
 
 /** `PATCH`: appends the body, streamed or, with `Content-Range`, as a chunk that must begin where the upload ends. */

@@ -1,0 +1,175 @@
+/**
+ * The OCI distribution specification's own conformance suite, built from its Go module: every workflow and every kind of
+ * data that it knows is on, but one (ADR 0006), by the released and by the coming version of the specification.
+ * `docs/conformance.md` is what it says; `BERTH_WRITE_DOCS=1` has this test write the page.
+ */
+import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
+import { join } from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { parse } from 'yaml';
+import { goTool } from './go-tools.ts';
+import {
+  callEcr,
+  createRepository,
+  makePlace,
+  readAdmin,
+  registryPassword,
+  ROOT,
+  run,
+  startBerth,
+  stopBerth,
+  type BerthServer,
+  type Environment,
+  type Place,
+} from './harness.ts';
+
+const tool = await goTool('conformance');
+const PAGE = join(ROOT, 'docs', 'conformance.md');
+
+const TOGGLES = {
+  API: `PING PULL PUSH REFERRER BLOBS_ATOMIC BLOBS_DELETE BLOBS_DIGEST_HEADER BLOBS_MOUNT_ANONYMOUS BLOBS_UPLOAD_CANCEL
+    MANIFESTS_ATOMIC MANIFESTS_DELETE MANIFESTS_DIGEST_HEADER MANIFESTS_TAG_PARAM TAGS_ATOMIC TAGS_DELETE TAGS_LIST`,
+  DATA: `IMAGE INDEX INDEX_LIST ARTIFACT ARTIFACT_LIST SUBJECT SUBJECT_LIST SUBJECT_MISSING DATA_FIELD NONDISTRIBUTABLE
+    CUSTOM_FIELDS NO_LAYERS EMPTY_BLOB SHA512`,
+};
+
+/**
+ * Checks the suite passes over because of Berth's answer: the last tag of a member of an index is not deleted, since
+ * the image would go with it (ADR 0006).
+ */
+const SKIPPED = [
+  'OCI Conformance Test/tag-param-sha256/delete/tag-delete',
+  'OCI Conformance Test/tag-param-sha512/delete/tag-delete',
+];
+
+/** What the suite writes to results.yaml. */
+interface Results {
+  readonly config: { readonly version: string; readonly commit: string };
+  /** names of what was tried → Pass, Skip, Disabled, FAIL … */
+  readonly apis: Readonly<Record<string, string>>;
+  readonly data: Readonly<Record<string, string>>;
+}
+
+interface Run {
+  readonly results: Results;
+  readonly code: number | string;
+  readonly checks: number;
+  readonly failed: readonly string[];
+  readonly skipped: readonly string[];
+}
+
+describe('the OCI conformance suite', { skip: tool.skip }, () => {
+  let place: Place;
+  let server: BerthServer;
+  let login: Environment;
+  const runs: Run[] = [];
+
+  before(async () => {
+    place = await makePlace('conformance');
+    server = await startBerth({ data: join(place.directory, 'data') });
+    const admin = await readAdmin(server.data);
+    // As in ECR, mounts are an account's choice.
+    const mounting = { name: 'BLOB_MOUNTING', value: 'ENABLED' };
+    const { status, text } = await callEcr(server, admin, 'PutAccountSetting', mounting);
+    assert.equal(status, 200, text);
+    for (const version of VERSIONS) {
+      for (const name of ['one', 'two']) await createRepository(server, admin, `${version}/${name}`);
+    }
+    login = { OCI_USERNAME: 'AWS', OCI_PASSWORD: await registryPassword(server, admin) };
+  });
+  after(async () => {
+    await stopBerth(server);
+    await place.remove();
+  });
+
+  const VERSIONS = ['1.1', 'dev'];
+  for (const version of VERSIONS) {
+    test(`of version ${version} fails nowhere`, async () => {
+      const done = await runSuite(version);
+      runs.push(done);
+      assert.deepEqual(done.failed, []);
+      assert.equal(done.code, 0);
+      assert.ok(done.checks > 700, `${done.checks} checks`);
+      for (const [kind, statuses] of [
+        ['api', done.results.apis],
+        ['data', done.results.data],
+      ] as const) {
+        const other = Object.entries(statuses).filter(([, status]) => status !== 'Pass');
+        assert.deepEqual(other, kind === 'api' ? [] : [['Sparse Manifests', 'Disabled']]);
+      }
+      assert.deepEqual([...new Set(done.skipped)], SKIPPED);
+    });
+  }
+
+  test('docs/conformance.md tells what it said', async () => {
+    const page = render(runs);
+    if (process.env['BERTH_WRITE_DOCS'] === '1') await writeFile(PAGE, page);
+    assert.equal(await readFile(PAGE, 'utf8'), page);
+  });
+
+  async function runSuite(version: string): Promise<Run> {
+    assert.ok(tool.skip === false);
+    const directory = join(place.directory, version);
+    const toggles = Object.entries(TOGGLES).flatMap(([kind, names]) =>
+      names.split(/\s+/).map((name) => [`OCI_${kind}_${name}`, 'true']),
+    );
+    const { code } = await run([tool.path], {
+      cwd: place.directory,
+      environment: {
+        ...place.environment,
+        ...login,
+        ...Object.fromEntries(toggles),
+        OCI_DATA_SPARSE: 'false',
+        OCI_REGISTRY: server.registry,
+        OCI_TLS: 'disabled',
+        OCI_REPO1: `${version}/one`,
+        OCI_REPO2: `${version}/two`,
+        OCI_VERSION: version,
+        OCI_RESULTS_DIR: directory,
+      },
+      timeoutMs: 300_000,
+    });
+    const results = parse(await readFile(join(directory, 'results.yaml'), 'utf8')) as Results;
+    const junit = await readFile(join(directory, 'junit.xml'), 'utf8');
+    const cases = [...junit.matchAll(/<testcase name="([^"]*)"[^>]*status="([^"]*)"/g)];
+    const named = (...statuses: string[]): string[] =>
+      cases.filter(([, , status = '']) => statuses.includes(status)).map(([, name = '']) => name);
+    const skipped = named('skipped');
+    const failed = cases
+      .map(([, name = '']) => name)
+      .filter((name) => !named('passed', 'skipped').includes(name));
+    return { results, code, checks: cases.length, failed, skipped };
+  }
+});
+
+function render(runs: readonly Run[]): string {
+  const table = (title: string, of: (results: Results) => Readonly<Record<string, string>>): string[] => {
+    const names = [...new Set(runs.flatMap(({ results }) => Object.keys(of(results))))].sort();
+    return [
+      `| ${title} |${runs.map(({ results }) => ` ${results.config.version} |`).join('')}`,
+      `|---|${runs.map(() => '---|').join('')}`,
+      ...names.map(
+        (name) => `| ${name} |${runs.map(({ results }) => ` ${of(results)[name] ?? '–'} |`).join('')}`,
+      ),
+      '',
+    ];
+  };
+  return [
+    '# OCI conformance',
+    '',
+    'What the conformance suite of the [OCI distribution specification](https://github.com/opencontainers/distribution-spec)',
+    'says of Berth, by the released specification (1.1) and by the coming one (dev). `test/clients/conformance.test.ts` builds the',
+    'suite from its Go module, runs it with every workflow and every kind of data on against a fresh server, and fails when',
+    'anything fails, anything else is skipped, or what it says differs from this page.',
+    '',
+    'Off is one kind of data, as it is in the suite by default: sparse indexes, whose members are missing. Amazon ECR refuses',
+    'them (`ReferencedImagesNotFoundException`), and so does Berth (ADR 0006).',
+    '',
+    'Four checks are skipped: where an index has members with one tag each, the suite deletes these tags first. In Amazon ECR the last',
+    'tag takes the image with it, and a member of an index cannot be deleted, so the answer is 405 (ADR 0006).',
+    '',
+    ...table('workflow', ({ apis }) => apis),
+    ...table('data', ({ data }) => data),
+  ].join('\n');
+}
