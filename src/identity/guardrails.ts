@@ -2,8 +2,8 @@
  * Organisation-wide guardrails: service control policies (what the principals of an account may do) and resource control
  * policies (what may be done to the resources of an account), attached by configuration.
  */
-import { compilePolicy, PolicySyntaxError } from '../policy/policy.ts';
-import type { NamedPolicy } from '../policy/policy.ts';
+import { compilePolicy, PolicySyntaxError, validateIdentityPolicy } from '../policy/policy.ts';
+import type { CompiledPolicy, NamedPolicy } from '../policy/policy.ts';
 
 /** One list a level (the organisation, then the account); undefined when nothing is attached. */
 export interface Guardrails {
@@ -110,14 +110,30 @@ function readPolicy(kind: Kind, account: string, entry: unknown): NamedPolicy {
   }
   const text = typeof document === 'string' ? document : JSON.stringify(document ?? null);
   try {
+    const policy = compilePolicy(text);
+    // WHY strict: a Deny that can never match is no guardrail, and nobody would notice.
+    const problem =
+      kind === 'service-control' ? validateIdentityPolicy(text) : resourceControlProblem(policy);
+    if (problem !== undefined) throw new GuardrailError(`policy ${name} of ${account}: ${problem}`);
     const owner = account === '*' ? '000000000000' : account;
     return {
       name,
       arn: `arn:aws:organizations::${owner}:policy/o-berth/${KINDS[kind]}/${name}`,
-      policy: compilePolicy(text),
+      policy,
     };
   } catch (error) {
     if (!(error instanceof PolicySyntaxError)) throw error;
     throw new GuardrailError(`policy ${name} of ${account}: ${error.message}`);
   }
+}
+
+/** As in AWS, resource control policies only deny, and everybody. */
+function resourceControlProblem({ statements }: CompiledPolicy): string | undefined {
+  for (const { effect, principals, notPrincipal, resources } of statements) {
+    if (effect !== 'Deny') return 'resource control policies only deny';
+    if (principals?.everyone !== true || notPrincipal) return 'the Principal must be "*"';
+    const isUsable = resources?.every((each) => each.form !== 'whole' || each.glob !== undefined);
+    if (isUsable !== true) return 'the Resource must be ARNs or "*"';
+  }
+  return undefined;
 }
