@@ -263,6 +263,7 @@ test('a repository gets all that its template sets, and keeps it', async () => {
       boundaryArn: undefined,
       service: undefined,
       createdAt: NOW,
+      lastUsed: undefined,
     },
     tags: [],
     boundaryManaged: false,
