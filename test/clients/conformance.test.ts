@@ -98,7 +98,11 @@ describe('the OCI conformance suite', { skip: tool.skip }, () => {
         const other = Object.entries(statuses).filter(([, status]) => status !== 'Pass');
         assert.deepEqual(other, kind === 'api' ? [] : [['Sparse Manifests', 'Disabled']]);
       }
-      assert.deepEqual([...new Set(done.skipped)], SKIPPED);
+      // The suite deletes in a random order, so they are met now and then.
+      assert.deepEqual(
+        done.skipped.filter((name) => !SKIPPED.includes(name)),
+        [],
+      );
     });
   }
 
@@ -166,7 +170,7 @@ function render(runs: readonly Run[]): string {
     'Off is one kind of data, as it is in the suite by default: sparse indexes, whose members are missing. Amazon ECR refuses',
     'them (`ReferencedImagesNotFoundException`), and so does Berth (ADR 0006).',
     '',
-    'Four checks are skipped: where an index has members with one tag each, the suite deletes these tags first. In Amazon ECR the last',
+    'Up to four checks are skipped: where the members of an index have one tag each, the suite may delete such a tag first. In ECR the last',
     'tag takes the image with it, and a member of an index cannot be deleted, so the answer is 405 (ADR 0006).',
     '',
     ...table('workflow', ({ apis }) => apis),
