@@ -115,7 +115,7 @@ async function requireRole(tx: Tx, { account, roleName }: RoleReference): Promis
 async function createRole(
   tx: Tx,
   input: {
-    readonly role: Omit<RoleRecord, 'lastUsed'>;
+    readonly role: RoleRecord;
     readonly tags: readonly TagRecord[];
     readonly boundaryManaged: boolean;
     readonly rolesMax: number;
