@@ -139,8 +139,11 @@ describe('oras', { skip: tools.oras.skip }, () => {
 
   test('push and pull of an artifact', async () => {
     await it.run(
-      ...['push', '--artifact-type', 'application/vnd.example.release', it.remote('images:v1,latest')],
-      ...['notes.txt:text/plain', 'large.bin:application/octet-stream'],
+      'push',
+      '--artifact-type=application/vnd.example.release',
+      it.remote('images:v1,latest'),
+      'notes.txt:text/plain',
+      'large.bin:application/octet-stream',
     );
     await mkdir(it.at('back'));
     await it.run('pull', '-o', it.at('back'), it.remote('images:v1'));
@@ -150,8 +153,10 @@ describe('oras', { skip: tools.oras.skip }, () => {
 
   test('attach and discover', async () => {
     await it.run(
-      ...['attach', '--artifact-type', 'application/vnd.example.sbom', it.remote('images:v1')],
-      ...['bill.json:application/json'],
+      'attach',
+      '--artifact-type=application/vnd.example.sbom',
+      it.remote('images:v1'),
+      'bill.json:application/json',
     );
     const tree = JSON.parse(await it.run('discover', '--format', 'json', it.remote('images:v1'))) as {
       referrers: { artifactType: string; digest: string }[];
