@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { kmsKeyOfAlias, MANAGED_ALIAS } from '../registry/registry.ts';
+import type { TransactionInput } from '../store/store.ts';
 import { ACCOUNT, NOW, openTestRegistry, OTHER, REGION, type TestRegistry } from './test-registry.ts';
 
 type Template = Record<string, unknown>;
@@ -250,7 +251,7 @@ test('a repository gets all that its template sets, and keeps it', async () => {
   });
   // The role is not there yet.
   await assert.rejects(push(t, 'team/app'), { code: 'AccessDeniedException', message: /customRoleArn/ });
-  await t.store.transact('role.create', {
+  const newRole = {
     role: {
       id: 'AROAEXAMPLE',
       account: ACCOUNT,
@@ -263,12 +264,12 @@ test('a repository gets all that its template sets, and keeps it', async () => {
       boundaryArn: undefined,
       service: undefined,
       createdAt: NOW,
-      lastUsed: undefined,
     },
     tags: [],
     boundaryManaged: false,
     rolesMax: 10,
-  });
+  };
+  await t.store.transact('role.create', newRole as unknown as TransactionInput<'role.create'>);
   await push(t, 'team/app');
   const { repositories } = await t.call<{ repositories: Template[] }>('DescribeRepositories', {});
   const [repository] = repositories;
