@@ -68,9 +68,9 @@ interface Key {
   readonly secretAccessKey: string;
 }
 
-async function open() {
+async function open(settings: Readonly<Record<string, string>> = {}) {
   const data = await mkdtemp(join(tmpdir(), 'berth-wire-registries-'));
-  const flags = { data, port: '0', 'organization-id': ORGANIZATION };
+  const flags = { data, port: '0', 'organization-id': ORGANIZATION, ...settings };
   const surroundings = {
     log: createLog('error'),
     clock: Date.now,
@@ -453,4 +453,25 @@ test('tags of a request and of a repository as conditions of the control plane',
   await tag(repository?.repositoryArn, 'stage');
   await assert.rejects(tag(repository?.repositoryArn, 'team'), denied);
   await assert.rejects(tag(red.repository?.repositoryArn, 'stage'), denied);
+});
+
+test('quotas are settings', async () => {
+  await using server = await open({ 'repositories-max': '1', 'images-per-repository-max': '1' });
+  const { client, v2 } = server;
+  await client.send(new CreateRepositoryCommand({ repositoryName: 'app' }));
+  await assert.rejects(client.send(new CreateRepositoryCommand({ repositoryName: 'two' })), {
+    name: 'LimitExceededException',
+    message: `The registry with id '${ACCOUNT}' already has the maximum allowed number of repositories which is '1'`,
+  });
+  await v2(client, 'POST', `app/blobs/uploads/?digest=${sha256('{}')}`, '{}');
+  assert.equal((await v2(client, 'PUT', 'app/manifests/v1', MANIFEST)).status, 201);
+  assert.equal((await v2(client, 'PUT', 'app/manifests/v2', MANIFEST)).status, 201);
+  const second = await v2(
+    client,
+    'PUT',
+    'app/manifests/v3',
+    MANIFEST.replace('"layers"', '"annotations":{},"layers"'),
+  );
+  assert.equal(second.status, 403);
+  assert.match(second.text, /already has the maximum allowed number of images which is '1'/);
 });
