@@ -45,7 +45,8 @@ const WORKERS = 4;
 const ANSWERS_MAX = 150;
 const LIFE_MS_MAX = 10_000;
 /** Every so many restarts everything is checked; in between, some. */
-const FULL_CHECK_EVERY = 50;
+const FULL_CHECK_EVERY = 100;
+const LANES = 8;
 
 /** Collection runs all the time, with short leases, so that kills meet it. */
 const BUSY = {
@@ -162,7 +163,7 @@ async function checkSome(connection: Connection, memory: Memory, random: () => n
 
 /** Everything promised is there; everything that is there is whole. */
 async function checkAll(connection: Connection, memory: Memory): Promise<void> {
-  for (const digest of memory.promised.keys()) await pull(connection, memory, digest);
+  await inLanes(memory.promised.keys(), (digest) => pull(connection, memory, digest));
   const listed = await connection.send('GET', `${V2}/tags/list`);
   assert.equal(listed.status, 200);
   const { tags } = JSON.parse(listed.bytes.toString()) as { tags: string[] | null };
@@ -179,11 +180,20 @@ async function checkAll(connection: Connection, memory: Memory): Promise<void> {
     // what it is now is what it stays until the next push
     memory.tags.set(tag, new Set([digest]));
   }
-  for (const digest of memory.sent.keys()) {
+  await inLanes(memory.sent.keys(), async (digest) => {
     const { status } = await connection.send('HEAD', `${V2}/blobs/${digest}`);
     if (status === 200) await pullBlob(connection, memory, digest);
     else assert.equal(status, 404);
-  }
+  });
+}
+
+/** Several at a time, each value once. */
+async function inLanes(values: Iterable<string>, act: (value: string) => Promise<unknown>): Promise<void> {
+  const rest = values[Symbol.iterator]();
+  const lane = async (): Promise<void> => {
+    for (let next = rest.next(); next.done !== true; next = rest.next()) await act(next.value);
+  };
+  await Promise.all(Array.from({ length: LANES }, lane));
 }
 
 async function collect(run: Run, admin: Credentials, authorization: string): Promise<void> {
@@ -191,10 +201,11 @@ async function collect(run: Run, admin: Credentials, authorization: string): Pro
   const server = await start(run, QUIET);
   const connection = connect(server.port, authorization);
   try {
-    for (const digest of memory.promised.keys()) await pull(connection, memory, digest);
+    await inLanes(memory.promised.keys(), (digest) => pull(connection, memory, digest));
     const referred = new Set<string>();
-    for (const digest of await listImages(server, admin))
+    await inLanes(await listImages(server, admin), async (digest) => {
       for (const blob of await pull(connection, memory, digest)) referred.add(blob);
+    });
     const blobs = join(run.data, 'blobs');
     let files: string[] = [];
     await until(
@@ -210,7 +221,7 @@ async function collect(run: Run, admin: Credentials, authorization: string): Pro
       assert.fail(`${String(error)}: ${files.length} files for ${referred.size} blobs`);
     });
     assert.equal(files.length, referred.size);
-    for (const digest of memory.promised.keys()) await pull(connection, memory, digest);
+    await inLanes(memory.promised.keys(), (digest) => pull(connection, memory, digest));
   } finally {
     connection.close();
   }
