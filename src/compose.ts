@@ -2,6 +2,7 @@
  * The composition root: settings → adapters → services → doors → a listening server. Used by `berth serve` and by wire
  * tests, which therefore test the server as it runs.
  */
+import { existsSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createFileBlobStore } from './blobs/blobs.ts';
@@ -32,6 +33,7 @@ import { createAwsDoor, createVerifier } from './protocol/protocol.ts';
 import {
   createLifecycleHandlers,
   createRegistry,
+  RESTORE_MARKER,
   type GarbageReport,
   type Registry,
 } from './registry/registry.ts';
@@ -63,6 +65,9 @@ export interface Berth {
 /** Starts everything and resolves when the server listens. */
 export async function start(config: Config, surroundings: Surroundings): Promise<Berth> {
   const { clock, log } = surroundings;
+  if (existsSync(join(config.data, RESTORE_MARKER))) {
+    throw new Error(`a restore into ${config.data} did not end: run "berth restore" again to finish it`);
+  }
   const guardrails = openGuardrails(config);
   const ring = await openKeyRing(join(config.data, 'keys'));
   const committed: (() => void)[] = [];

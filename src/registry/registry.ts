@@ -22,7 +22,7 @@ export { kmsKeyOfAlias, kmsKeyOfId, MANAGED_ALIAS, resolveEncryption, type KmsKe
 export { createBackup, type BackupReport } from './backup.ts';
 export { BackupError, type BackupManifest } from './backup-format.ts';
 export { checkRegistry, type CheckReport, type Finding } from './check.ts';
-export { restoreBackup, verifyBackup, type RestoreProgress } from './restore.ts';
+export { RESTORE_MARKER, restoreBackup, verifyBackup, type RestoreProgress } from './restore.ts';
 
 /** A repository as stored. `policy` and `tags` also serve authorisation. */
 export interface Repository extends RepositoryAddress {

@@ -59,11 +59,21 @@ export interface RestoreReport {
   readonly rows: number;
 }
 
-const MARKER = 'restoring.json';
+/** Lies in the data directory from a restore's first write to its last: until then it must not be served. */
+export const RESTORE_MARKER = 'restoring.json';
 const DATABASE = 'berth.db';
 const FILLING = /^restoring-[0-9a-f]+\.db(-wal|-shm)?$/;
 /** What a restore makes, and what may lie in an empty directory: the audit log outlives what it is about. */
-const OWN = new Set([MARKER, 'keys', 'blobs', 'bootstrap', 'audit', 'berth.lock', 'berth.pid', 'lost+found']);
+const OWN = new Set([
+  RESTORE_MARKER,
+  'keys',
+  'blobs',
+  'bootstrap',
+  'audit',
+  'berth.lock',
+  'berth.pid',
+  'lost+found',
+]);
 const BATCH_ROWS = 500;
 const BATCH_CHARACTERS = 1_048_576;
 
@@ -172,14 +182,14 @@ export async function restoreBackup(options: RestoreOptions): Promise<RestoreRep
     const { occupied } = await store.transact('restore.begin', { tables });
     if (occupied !== undefined)
       throw new BackupError(`the database is not empty: table ${occupied} has rows. Name an empty one.`);
-    await writeWhole(join(data, MARKER), `${JSON.stringify({ snapshot: manifest.id })}\n`);
+    await writeWhole(join(data, RESTORE_MARKER), `${JSON.stringify({ snapshot: manifest.id })}\n`);
     const copies = await restoreFiles(options, manifest);
     const rows = await loadTables(options, store, manifest, tables);
     for (const { storageKey } of manifest.lost) await store.transact('damage.setAside', { storageKey });
     await store.transact('restore.end', { engine: store.engine, counters: manifest.counters });
     await store.close();
     if (local !== undefined) await giveName(data, filling);
-    await unlink(join(data, MARKER));
+    await unlink(join(data, RESTORE_MARKER));
     await syncDirectory(data);
     return { manifest, copies, rows };
   } catch (error) {
@@ -194,7 +204,7 @@ async function requireEmpty(data: string, id: string | undefined): Promise<void>
   const foreign = names.filter((name) => !OWN.has(name) && !FILLING.test(name));
   if (foreign.length > 0)
     throw new BackupError(`${data} is not empty: it has ${foreign.slice(0, 3).join(', ')}`);
-  const marker = await readFile(join(data, MARKER), 'utf8').catch(() => undefined);
+  const marker = await readFile(join(data, RESTORE_MARKER), 'utf8').catch(() => undefined);
   if (marker === undefined) {
     if (names.some((name) => name === 'blobs' || name === 'bootstrap'))
       throw new BackupError(`${data} is not empty: it has stored content`);

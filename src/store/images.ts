@@ -159,6 +159,8 @@ async function requireBlobs(tx: Tx, input: PutImageRow): Promise<Map<string, Blo
       .select(['digest', 'size'])
       .where('repository_id', '=', input.repository.id)
       .where('digest', 'in', [...known.values()])
+      // WHY: a link without a lease is to a copy set aside as damaged: its content is to be pushed again (damage.ts).
+      .where('leased_until', '>', 0)
       .execute();
     const sizes = new Map(rows.map(({ digest, size }) => [digest, size]));
     for (const blob of part) {
