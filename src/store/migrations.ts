@@ -42,6 +42,7 @@ const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [
   createLifecycle,
   createRegistries,
   createIdentityTables,
+  describeTags,
 ];
 
 function createTables({ text, int, bytes, keyed, wide }: Words): readonly string[] {
@@ -469,6 +470,23 @@ function createIdentityTables({ text, int, keyed, wide }: Words): readonly strin
       token ${text} not null,
       expires_at ${int} not null)${wide}`,
     `create index sts_session_expiry on sts_session (expires_at)`,
+  ];
+}
+
+/**
+ * Tells SQLite how tags are spread. WHY: knowing nothing, it checks at the deletion of an image that no tag needs it by walking
+ * all tags of the repository, 40 ms at 200,000 tags; the walk by the index by image takes microseconds. PostgreSQL looks itself.
+ */
+function describeTags(words: Words): readonly string[] {
+  if (words !== WORDS.sqlite) return [];
+  return [
+    // Makes the table of statistics if there is none.
+    'analyze tag',
+    `delete from sqlite_stat1 where tbl = 'tag'`,
+    `insert into sqlite_stat1 (tbl, idx, stat) values
+      ('tag', 'tag', '1000000 10000 1'),
+      ('tag', 'tag_image_digest', '1000000 10000 2 1')`,
+    'analyze sqlite_schema',
   ];
 }
 
