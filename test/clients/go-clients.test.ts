@@ -1,4 +1,4 @@
-/** Registry clients that are Go programs: crane, oras and regctl, against a server on the loopback. */
+/** Registry clients that are Go programs: crane, oras, regctl and helm, against a server on the loopback. */
 import assert from 'node:assert/strict';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -19,7 +19,12 @@ import {
 } from './harness.ts';
 import { digestOf, makeImage, makeIndex, seededBytes, writeLayout } from './image.ts';
 
-const tools = { crane: await goTool('crane'), oras: await goTool('oras'), regctl: await goTool('regctl') };
+const tools = {
+  crane: await goTool('crane'),
+  helm: await goTool('helm'),
+  oras: await goTool('oras'),
+  regctl: await goTool('regctl'),
+};
 
 interface Setting {
   readonly place: Place;
@@ -42,7 +47,8 @@ async function set(name: string, tool: FoundTool): Promise<Setting> {
   const place = await makePlace(name);
   const server = await startBerth({ data: join(place.directory, 'data') });
   const admin = await readAdmin(server.data);
-  for (const repository of ['images', 'copies/here']) await createRepository(server, admin, repository);
+  for (const repository of ['images', 'copies/here', 'charts/demo'])
+    await createRepository(server, admin, repository);
   await callEcr(server, admin, 'PutAccountSetting', { name: 'BLOB_MOUNTING', value: 'ENABLED' });
   const { environment } = place;
   const options = { environment, cwd: place.directory };
@@ -112,7 +118,7 @@ describe('crane', { skip: tools.crane.skip }, () => {
 
   test('list of tags and of repositories', async () => {
     assert.equal(await it.run('ls', it.remote('copies/here')), 'all\nsecond\n');
-    assert.equal(await it.run('catalog', it.server.registry), 'copies/here\nimages\n');
+    assert.equal(await it.run('catalog', it.server.registry), 'charts/demo\ncopies/here\nimages\n');
   });
 
   test('delete', async () => {
@@ -178,7 +184,7 @@ describe('oras', { skip: tools.oras.skip }, () => {
   test('blobs and manifests by themselves, and lists', async () => {
     const digest = digestOf(await readFile(it.at('notes.txt')));
     assert.equal(await it.run('blob', 'fetch', '-o', '-', it.remote(`images@${digest}`)), 'release notes');
-    assert.equal(await it.run('repo', 'ls', it.server.registry), 'copies/here\nimages\n');
+    assert.equal(await it.run('repo', 'ls', it.server.registry), 'charts/demo\ncopies/here\nimages\n');
     await it.run('tag', it.remote('images:v1'), 'stable');
     assert.equal(await it.run('repo', 'tags', it.remote('images')), 'latest\nstable\nv1\n');
   });
@@ -268,11 +274,60 @@ describe('regctl', { skip: tools.regctl.skip }, () => {
   });
 
   test('lists and deletes', async () => {
-    assert.equal(await it.run('repo', 'ls', it.server.registry), 'copies/here\nimages\n');
+    assert.equal(await it.run('repo', 'ls', it.server.registry), 'charts/demo\ncopies/here\nimages\n');
     assert.equal(await it.run('tag', 'ls', it.remote('copies/here')), 'many\none\n');
     await it.run('tag', 'delete', it.remote('copies/here:one'));
     assert.equal(await it.run('tag', 'ls', it.remote('copies/here')), 'many\n');
     await it.run('manifest', 'delete', it.remote(`copies/here@${index.digest}`));
     assert.equal(await it.run('tag', 'ls', it.remote('copies/here')), '');
+  });
+});
+
+describe('helm', { skip: tools.helm.skip }, () => {
+  let it: Setting;
+  before(async () => {
+    it = await set('helm', tools.helm);
+    await mkdir(join(it.at('demo'), 'templates'), { recursive: true });
+    await writeFile(
+      join(it.at('demo'), 'Chart.yaml'),
+      'apiVersion: v2\nname: demo\nversion: 1.2.3+build.4\ndescription: a chart of one thing\n',
+    );
+    await writeFile(
+      join(it.at('demo'), 'templates', 'thing.yaml'),
+      'apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: {{ .Release.Name }}\n',
+    );
+    await it.run('package', 'demo');
+  });
+  after(() => unset(it));
+
+  const chart = (): string => `oci://${it.remote('charts')}`;
+
+  test('login, and refused without', async () => {
+    const push = ['push', '--plain-http', 'demo-1.2.3+build.4.tgz', chart()];
+    assert.match(await it.fail(...push), /401|unauthorized|credential/i);
+    const login = ['registry', 'login', '--plain-http', '-u', 'AWS', '--password-stdin', it.server.registry];
+    await it.feed(it.password, ...login);
+  });
+
+  test('push, show, template and pull of a chart', async () => {
+    await it.run('push', '--plain-http', 'demo-1.2.3+build.4.tgz', chart());
+    const at = ['--plain-http', `${chart()}/demo`, '--version', '1.2.3+build.4'];
+    assert.match(await it.run('show', 'chart', ...at), /description: a chart of one thing/);
+    assert.match(await it.run('template', 'release', ...at), /name: release/);
+    await mkdir(it.at('back'));
+    await it.run('pull', '-d', 'back', ...at);
+    const name = 'demo-1.2.3+build.4.tgz';
+    assert.deepEqual(await readFile(join(it.at('back'), name)), await readFile(it.at(name)));
+  });
+
+  test('the newest version of several', async () => {
+    await it.run('package', 'demo', '--version', '1.10.0');
+    await it.run('push', '--plain-http', 'demo-1.10.0.tgz', chart());
+    assert.match(await it.run('show', 'chart', '--plain-http', `${chart()}/demo`), /version: 1\.10\.0/);
+  });
+
+  test('a repository that is not there', async () => {
+    const push = ['push', '--plain-http', 'demo-1.10.0.tgz', `oci://${it.remote('absent')}`];
+    assert.match(await it.fail(...push), /The repository with name 'absent\/demo' does not exist/);
   });
 });

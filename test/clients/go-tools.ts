@@ -12,6 +12,7 @@ const PACKAGES = {
   conformance: 'github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111',
   crane: 'github.com/google/go-containerregistry/cmd/crane@v0.22.1',
   oras: 'oras.land/oras/cmd/oras@v1.3.6',
+  helm: 'helm.sh/helm/v4/cmd/helm@v4.3.1',
   regctl: 'github.com/regclient/regclient/cmd/regctl@v0.11.7',
 } as const;
 
