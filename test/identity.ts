@@ -85,7 +85,7 @@ export async function openFixture(
     const key = await identity.findKey(id, token, options.facts?.now ?? NOW);
     if (key === 'expired') throw new Fault('ExpiredTokenException', 'the session is over');
     if (typeof key !== 'object') throw new Fault('UnrecognizedClientException', 'no such key');
-    const operation: Operation<Principal> = entry as Operation<Principal>;
+    const operation: Operation<Principal> = entry;
     const context = { ...factsOf(options.facts), caller: key.caller };
     const checks = operation.access(input, context);
     if (checks.length > 0) await identity.authorize(key.caller, checks, context);

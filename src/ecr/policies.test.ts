@@ -77,7 +77,7 @@ test('policies that are refused', async () => {
     arn(`${ACCOUNT}:user/path/admin`),
     arn(`${ACCOUNT}:user/Admin`),
     arn(`${ACCOUNT}:role/ghost`),
-    { AWS: [`${ACCOUNT}`, '222222222222'] },
+    { AWS: [ACCOUNT, '222222222222'] },
   ];
   for (const Principal of absent) {
     const policyText = text(statement({ Principal }));

@@ -376,7 +376,7 @@ await onEveryStore((fixture) => {
           ]) {
             const answer = await f
               .call(name, input as Structure, { as })
-              .catch((error: Error) => String(error.message));
+              .catch((error: Error) => error.message);
             answers.push(answer);
           }
         }

@@ -111,7 +111,7 @@ function notPublic(host: string): IssuerError {
 }
 
 function codeOf(error: unknown): string {
-  return String((error as { code?: unknown }).code ?? '');
+  return (error as { code?: string }).code ?? '';
 }
 
 function problemOf(error: unknown, url: string): IssuerError {

@@ -146,8 +146,7 @@ async function answerCatalog(
 function findRoute<T extends RepositoryTarget>(exchange: Exchange, target: T): Route<T> | undefined {
   const methods = ROUTES[target.kind];
   // The table's type ties each kind to its handler; the compiler cannot follow that through a union.
-  if (Object.hasOwn(methods, exchange.method))
-    return methods[exchange.method as Method & keyof typeof methods] as Route<T>;
+  if (Object.hasOwn(methods, exchange.method)) return methods[exchange.method as Method] as Route<T>;
   refuseMethod(exchange, Object.keys(methods));
   return undefined;
 }

@@ -99,7 +99,7 @@ function namedPrincipal(type: NamedPrincipal['type'], value: string): NamedPrinc
 }
 
 const stringsOf = (value: Json): readonly string[] => {
-  const list = Array.isArray(value) ? (value as readonly Json[]) : [value as Json];
+  const list = Array.isArray(value) ? (value as readonly Json[]) : [value];
   if (!list.every((v) => typeof v === 'string'))
     throw new PolicySyntaxError('document', 'principals must be strings');
   return list;

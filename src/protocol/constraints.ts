@@ -192,7 +192,7 @@ export function stsFault(violations: readonly Violation[]): Fault | undefined {
 function printedValue({ value, shape }: Violation): string {
   if (value === undefined) return 'null ';
   if (shape.sensitive || (typeof value === 'object' && !(value instanceof Date))) return '';
-  return `'${String(value as string | number | boolean)}' `;
+  return `'${String(value)}' `;
 }
 
 /**

@@ -203,6 +203,7 @@ export function writeForm(shape: CompiledShape, value: Shape, prefix = ''): [str
 function scalarText(shape: CompiledShape, value: Shape): string {
   if (shape.type === 'timestamp') return `${(value as Date).toISOString().slice(0, 19)}Z`;
   if (shape.type === 'blob') return Buffer.from(value as Uint8Array).toString('base64');
+  // oxlint-disable-next-line typescript/no-unnecessary-type-assertion -- lists and structures never come here
   return String(value as string | number | boolean);
 }
 

@@ -59,7 +59,7 @@ function tableOf(model: ServiceModel, operations: TestOperations): OperationTabl
       access: () => [],
       run: () => Promise.resolve(undefined),
       ...operation,
-    } as Operation<string, never>;
+    };
   }
   return table;
 }

@@ -247,13 +247,13 @@ function coreOf(row: ImageRow): ImageCore {
     subjectDigest: row.subject_digest ?? undefined,
     // WHY a copy: drivers hand out views of larger buffers, which the cache would keep alive.
     manifest: new Uint8Array(row.manifest),
-    size: Number(row.size),
-    pushedAt: Number(row.pushed_at),
+    size: row.size,
+    pushedAt: row.pushed_at,
   };
 }
 
 function timeOf(value: number | null): number | undefined {
-  return value === null ? undefined : Number(value);
+  return value === null ? undefined : value;
 }
 
 /** An image once per tag when asked by digest, once when asked by tag; what comes out twice collapses. */
@@ -321,7 +321,7 @@ async function* listReferrers(
     if (last !== undefined) query = query.where('i.pushed_at', '>', last);
     const rows = await query.execute();
     for (const row of rows) {
-      last = Number(row.pushed_at);
+      last = row.pushed_at;
       yield {
         digest: (row.alias ?? row.digest) as Digest,
         mediaType: row.media_type,

@@ -63,7 +63,7 @@ async function stat(
   const [row] = await findBlob(repository.id, digest);
   if (row === undefined) return undefined;
   const leasedUntil = clock() + blobLeaseMs;
-  if (leasedUntil - Number(row.leased_until) > Math.min(LIMITS.blobLeaseStepMs, blobLeaseMs / 2)) {
+  if (leasedUntil - row.leased_until > Math.min(LIMITS.blobLeaseStepMs, blobLeaseMs / 2)) {
     const renewed = await store.transact('blob.renewLease', {
       repositoryId: repository.id,
       digest,
@@ -72,7 +72,7 @@ async function stat(
     // Collected since it was read.
     if (!renewed) return undefined;
   }
-  return { digest: digest as Digest, size: Number(row.size) };
+  return { digest: digest as Digest, size: row.size };
 }
 
 async function availability(
@@ -109,7 +109,7 @@ async function availability(
     .execute();
   for (const { digest, size, media_type: mediaType } of rows) {
     found.set(digest, {
-      size: Number(size),
+      size,
       mediaType: mediaType ?? undefined,
       referenced: mediaType !== null,
     });

@@ -37,7 +37,7 @@ export function createUploads(context: RegistryContext): Uploads {
       if (row === undefined || row.completed_digest !== null) {
         throw uploadNotFound(id, repository.name, repository.account);
       }
-      return { id, size: Number(row.size) };
+      return { id, size: row.size };
     },
     append: (repository, id, source, options) => append(context, nameOf(repository, id), source, options),
     cancel: async (repository, id) => {

@@ -373,7 +373,7 @@ async function writeTags(
     );
   }
   // WHY distinct times: an image lists its tags in the order they were given.
-  let at = Math.max(input.now, Number(present.at(-1)?.tagged_at ?? 0) + 1);
+  let at = Math.max(input.now, (present.at(-1)?.tagged_at ?? 0) + 1);
   for (const part of chunks(tags)) {
     await tx
       .insertInto('tag')

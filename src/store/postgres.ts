@@ -35,8 +35,9 @@ export async function openPostgres<R extends Registry>(
   const poolMax = options.poolMax ?? POOL_MAX;
   const writersMax = Math.max(1, Math.floor(poolMax / 2));
   const writePool = openPool(options.url, { max: writersMax });
+  // oxlint-disable-next-line typescript/no-misused-promises -- the pool waits for it; its types say void
   const readPool = openPool(options.url, { max: Math.max(1, poolMax - writersMax), onConnect: forbidWrites });
-  const writers = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: writePool as PostgresPool }) });
+  const writers = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: writePool }) });
   const read = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: guard(readPool) }) });
   const inFlight = new Set<Promise<unknown>>();
   let closing: Promise<void> | undefined;
@@ -115,6 +116,7 @@ const OID = { bool: 16, int8: 20, numeric: 1700 } as const;
 function typeParser(oid: number, format?: 'text' | 'binary'): (value: string) => unknown {
   if (oid === OID.int8 || oid === OID.numeric) return toNumber;
   if (oid === OID.bool) return (value) => (value === 't' ? 1 : 0);
+  // oxlint-disable-next-line typescript/no-unsafe-enum-assignment, typescript/no-unnecessary-type-assertion -- a number
   return types.getTypeParser(oid, format as 'text') as (value: string) => unknown;
 }
 

@@ -35,7 +35,7 @@ export function jobsConformance(
     before(async () => {
       database = await create();
       // WHY: the test's transactions are the product's and two more.
-      store = database.store as unknown as Store;
+      store = database.store;
     });
     after(() => database.dispose());
     beforeEach(async () => {

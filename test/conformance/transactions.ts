@@ -26,11 +26,7 @@ const TABLES: readonly Table[] = [
 ];
 
 async function insertRows(tx: Tx, { rows }: { rows: readonly (readonly [Table, Row])[] }): Promise<number> {
-  for (const [table, row] of rows)
-    await tx
-      .insertInto(table)
-      .values(row as never)
-      .execute();
+  for (const [table, row] of rows) await tx.insertInto(table).values(row).execute();
   return rows.length;
 }
 
