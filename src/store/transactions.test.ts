@@ -8,8 +8,11 @@ import { garbageTransactions } from './garbage.ts';
 import { identityTransactions } from './identities.ts';
 import { imageTransactions } from './images.ts';
 import { jobTransactions } from './jobs.ts';
+import { lifecycleTransactions } from './lifecycle.ts';
+import { previewTransactions } from './previews.ts';
 import { registryTransactions } from './registries.ts';
 import { repositoryTransactions } from './repositories.ts';
+import { storageClassTransactions } from './storage-class.ts';
 import { templateTransactions } from './templates.ts';
 import { TRANSACTIONS } from './transactions.ts';
 import { uploadTransactions } from './uploads.ts';
@@ -21,6 +24,9 @@ test('no two subjects have a transaction of the same name', () => {
     repositoryTransactions,
     templateTransactions,
     imageTransactions,
+    storageClassTransactions,
+    lifecycleTransactions,
+    previewTransactions,
     uploadTransactions,
     garbageTransactions,
     jobTransactions,
