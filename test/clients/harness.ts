@@ -5,7 +5,7 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { accessSync, constants } from 'node:fs';
+import { accessSync, constants, rmSync } from 'node:fs';
 import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
@@ -55,6 +55,7 @@ export interface Place {
 
 export async function makePlace(name: string): Promise<Place> {
   const directory = await mkdtemp(join(tmpdir(), `berth-${name}-`));
+  places.add(directory);
   const home = join(directory, 'home');
   const bin = join(directory, 'bin');
   for (const path of [home, bin, join(directory, 'run')]) await mkdir(path, { mode: 0o700 });
@@ -78,7 +79,10 @@ export async function makePlace(name: string): Promise<Place> {
   return {
     directory,
     environment,
-    remove: () => rm(directory, { recursive: true, force: true }),
+    async remove() {
+      await rm(directory, { recursive: true, force: true });
+      places.delete(directory);
+    },
   };
 }
 
@@ -158,9 +162,11 @@ export async function until(
 }
 
 const running = new Set<() => void>();
-// WHY: a test run that is interrupted must not leave servers behind
+const places = new Set<string>();
+// WHY: a test run that is interrupted must not leave servers or files behind
 process.on('exit', () => {
   for (const kill of running) kill();
+  for (const directory of places) rmSync(directory, { recursive: true, force: true });
 });
 for (const signal of ['SIGTERM', 'SIGINT', 'SIGHUP'] as const) process.once(signal, () => process.exit(1));
 
