@@ -269,7 +269,8 @@ function eventTests(openStore: OpenStore): void {
       await t.failed(attempt);
       t.time.now += HOUR_MS;
     }
-    await t.receiver.until(7);
+    // WHY not by number: the clock's leap may outlast the lease of the other delivery, which is then made again.
+    await t.receiver.until(1, ({ body }) => body.includes('"image-tag":"v3"'));
     const arrived = summary(t.receiver.received);
     assert.deepEqual(
       arrived.filter((line) => line.includes('team/app')),
@@ -291,7 +292,7 @@ function eventTests(openStore: OpenStore): void {
         first = false;
         return now;
       };
-      await t.run({ timeoutMs: 50 });
+      await t.run(behaviour === 'hang' ? { timeoutMs: 50 } : {});
       await t.pushTag(app, 'v1');
       assert.deepEqual(await t.failed(1), [reason]);
       t.time.now += 1000;

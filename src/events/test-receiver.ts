@@ -17,14 +17,14 @@ export interface Receiver {
   readonly received: readonly Received[];
   /** what it does next, decided for each request */
   behave: (request: Received) => Behaviour;
-  /** Resolves when as many requests arrived in all. */
-  until(count: number): Promise<void>;
+  /** Resolves when as many requests arrived that `counts` lets count: all of them unless told. */
+  until(count: number, counts?: (request: Received) => boolean): Promise<void>;
   close(): Promise<void>;
 }
 
 export async function startReceiver(): Promise<Receiver> {
   const received: Received[] = [];
-  let waiting: { count: number; resolve: () => void }[] = [];
+  let waiting: { enough: () => boolean; resolve: () => void }[] = [];
   const server = createServer((request, response) => {
     const chunks: Buffer[] = [];
     request.on('data', (chunk: Buffer) => chunks.push(chunk));
@@ -36,8 +36,8 @@ export async function startReceiver(): Promise<Receiver> {
       if (behaviour === 'cut') request.socket.destroy();
       else if (behaviour === 'redirect') response.writeHead(302, { Location: '/elsewhere' }).end();
       else if (behaviour !== 'hang') response.writeHead(behaviour).end('x'.repeat(100_000));
-      for (const { count, resolve } of waiting) if (received.length >= count) resolve();
-      waiting = waiting.filter(({ count }) => count > received.length);
+      for (const { enough, resolve } of waiting) if (enough()) resolve();
+      waiting = waiting.filter(({ enough }) => !enough());
     });
   });
   await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve));
@@ -45,10 +45,10 @@ export async function startReceiver(): Promise<Receiver> {
     url: `http://127.0.0.1:${(server.address() as AddressInfo).port}/hook?key=hidden`,
     received,
     behave: () => 200,
-    until: (count) =>
-      received.length >= count
-        ? Promise.resolve()
-        : new Promise((resolve) => waiting.push({ count, resolve })),
+    until: (count, counts = () => true) => {
+      const enough = (): boolean => received.filter(counts).length >= count;
+      return enough() ? Promise.resolve() : new Promise((resolve) => waiting.push({ enough, resolve }));
+    },
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve());
