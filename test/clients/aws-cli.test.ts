@@ -298,7 +298,9 @@ describe('the AWS CLI', { skip }, () => {
     for (const [as, args, says] of cases) {
       const { code, stdout, stderr } = await run(['aws', 'ecr', ...args], { environment: as });
       assert.deepEqual([code, stdout], [refused, ''], `${args.join(' ')}: ${stderr}`);
-      assert.ok(stderr.includes(`An error occurred ${says}`), stderr);
+      // that a test's CLI does not try again is told by some versions
+      const said = stderr.replace(' (reached max retries: 0)', '');
+      assert.ok(said.includes(`An error occurred ${says}`), stderr);
     }
   });
 
