@@ -248,12 +248,32 @@ export interface BerthOptions {
   readonly data: string;
   readonly flags?: readonly string[];
   readonly environment?: Environment;
+  /** How far the server's clock is ahead of the machine's. */
+  readonly aheadMs?: number;
 }
 
 /** Starts `berth serve` under the Node.js that runs the tests, and resolves when it is ready. */
-export async function startBerth({ data, flags = [], environment }: BerthOptions): Promise<BerthServer> {
+export async function startBerth({
+  data,
+  flags = [],
+  environment,
+  aheadMs = 0,
+}: BerthOptions): Promise<BerthServer> {
   const main = join(ROOT, 'src', 'main.ts');
-  const command = [process.execPath, main, 'serve', '--port', '0', '--data', data, '--json', ...flags];
+  const shift = `const now = Date.now; Date.now = () => now() + ${aheadMs};`;
+  const clock = aheadMs === 0 ? [] : ['--import', `data:text/javascript,${encodeURIComponent(shift)}`];
+  const command = [
+    process.execPath,
+    ...clock,
+    main,
+    'serve',
+    '--port',
+    '0',
+    '--data',
+    data,
+    '--json',
+    ...flags,
+  ];
   let printed = '';
   let announce: (line: string) => void;
   const ready = new Promise<string>((resolve) => (announce = resolve));
