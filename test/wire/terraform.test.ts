@@ -6,141 +6,34 @@
  * between two plans (a policy that comes back different, a missing nested block) would show there as an endless diff.
  */
 import assert from 'node:assert/strict';
-import { createHash } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { setTimeout as delay } from 'node:timers/promises';
 import { test } from 'node:test';
 import {
   type DescribeImagesCommandInput,
-  ECR,
+  type ECR,
   type ImageDetail,
   type ImageIdentifier,
   paginateDescribeImages,
   paginateDescribeRepositories,
   paginateDescribeRepositoryCreationTemplates,
   paginateListImages,
-  type Repository,
   type RepositoryCreationTemplate,
 } from '@aws-sdk/client-ecr';
-import { IAM } from '@aws-sdk/client-iam';
-import { STS } from '@aws-sdk/client-sts';
-import { start } from '../../src/compose.ts';
-import { readConfig } from '../../src/config.ts';
-import { createLog } from '../../src/lib/log.ts';
 
-const ACCOUNT = '000000000000';
-const REGION = 'us-east-1';
-const repositoryName = 'team/app';
-const app = { repositoryName };
-const sha256 = (content: string) => `sha256:${createHash('sha256').update(content).digest('hex')}`;
-const roleArn = (name: string) => `arn:aws:iam::${ACCOUNT}:role/${name}`;
-
-async function open() {
-  const data = await mkdtemp(join(tmpdir(), 'berth-wire-terraform-'));
-  const berth = await start(readConfig({ flags: { data, port: '0' }, env: {}, platform: process.platform }), {
-    log: createLog('silent'),
-    clock: Date.now,
-    tls: undefined,
-    credentialsFile: { write: () => Promise.resolve(), remove: () => Promise.resolve() },
-  });
-  const { id = '', secret = '' } = berth.firstCredentials ?? {};
-  const common = {
-    endpoint: berth.endpoint,
-    region: REGION,
-    credentials: { accessKeyId: id, secretAccessKey: secret },
-    maxAttempts: 1,
-  };
-  const clients = { ecr: new ECR(common), iam: new IAM(common), sts: new STS(common) };
-  return {
-    ...clients,
-    berth,
-    /** The same credential in another region, as `region` of a resource makes it since version 6 of the provider. */
-    ecrIn: (region: string) => new ECR({ ...common, region }),
-    async [Symbol.asyncDispose]() {
-      for (const client of Object.values(clients)) client.destroy();
-      await berth.stop();
-      await rm(data, { recursive: true, force: true });
-    },
-  };
-}
-
-/** The provider's finder: exactly one repository, or the error by its code. */
-async function findRepository(ecr: ECR, name: string = repositoryName): Promise<Repository> {
-  const { repositories = [], nextToken } = await ecr.describeRepositories({ repositoryNames: [name] });
-  assert.deepEqual([repositories.length, nextToken], [1, undefined]);
-  return repositories[0] ?? assert.fail();
-}
-
-const isGone = (code: string) => ({ name: code });
-
-/** The provider's waiter after DeleteRepository: reads until the code says that it is gone. */
-async function waitRepositoryDeleted(ecr: ECR, name: string): Promise<number> {
-  for (let reads = 1; reads < 20; reads++) {
-    try {
-      await findRepository(ecr, name);
-    } catch (error) {
-      assert.equal((error as Error).name, 'RepositoryNotFoundException');
-      return reads;
-    }
-    await delay(50);
-  }
-  return assert.fail('still there');
-}
-
-/** The list of tags as the map that is kept in the state. */
-async function readTags(ecr: ECR, resourceArn: string | undefined): Promise<Record<string, string>> {
-  const { tags = [] } = await ecr.listTagsForResource({ resourceArn });
-  return Object.fromEntries(tags.map(({ Key = '', Value = '' }) => [Key, Value]));
-}
-
-/** One value and a list of it mean the same in a policy, and so do an account and its root (awspolicyequivalence). */
-function equivalent(policy: string | undefined): unknown {
-  const settle = (value: unknown): unknown => {
-    if (Array.isArray(value)) return value.length === 1 ? settle(value[0]) : value.map(settle).sort();
-    if (typeof value === 'string') return value.replace(/^([0-9]{12})$/, 'arn:aws:iam::$1:root');
-    if (typeof value !== 'object' || value === null) return value;
-    return Object.fromEntries(Object.entries(value).map(([key, inner]) => [key, settle(inner)]));
-  };
-  return settle(JSON.parse(policy ?? ''));
-}
-
-/** A lifecycle policy as the provider compares it: rules by priority, tag lists sorted. */
-function sortedRules(policy: string | undefined): unknown {
-  const { rules } = JSON.parse(policy ?? '') as {
-    rules: { rulePriority: number; selection: Record<string, unknown> }[];
-  };
-  const sorted = rules.map(({ selection, ...rule }) => {
-    const lists = Object.entries(selection).map(([key, value]) => [
-      key,
-      Array.isArray(value) ? [...value].sort() : value,
-    ]);
-    return { ...rule, selection: Object.fromEntries(lists) as unknown };
-  });
-  return sorted.sort((a, b) => a.rulePriority - b.rulePriority);
-}
-
-/** Images of one repository, oldest first; each tagged with its own name. */
-async function pushImages(ecr: ECR, tags: readonly string[]): Promise<string[]> {
-  const { uploadId } = await ecr.initiateLayerUpload(app);
-  const part = { partFirstByte: 0, partLastByte: 1, layerPartBlob: Buffer.from('{}') };
-  await ecr.uploadLayerPart({ ...app, uploadId, ...part });
-  await ecr.completeLayerUpload({ ...app, uploadId, layerDigests: [sha256('{}')] });
-  const digests: string[] = [];
-  for (const imageTag of tags) {
-    const imageManifest = JSON.stringify({
-      schemaVersion: 2,
-      mediaType: 'application/vnd.oci.image.manifest.v1+json',
-      config: { mediaType: 'application/vnd.oci.image.config.v1+json', size: 2, digest: sha256('{}') },
-      layers: [],
-      annotations: { imageTag },
-    });
-    await ecr.putImage({ ...app, imageManifest, imageTag });
-    digests.push(sha256(imageManifest));
-  }
-  return digests;
-}
+import {
+  ACCOUNT,
+  REGION,
+  repositoryName,
+  app,
+  roleArn,
+  open,
+  findRepository,
+  isGone,
+  waitRepositoryDeleted,
+  readTags,
+  equivalent,
+  sortedRules,
+  pushImages,
+} from './terraform-provider.ts';
 
 test('start-up: caller identity, the user of the key, roles', async () => {
   await using server = await open();
