@@ -33,7 +33,7 @@ export interface Target {
 /** Berth as it comes: encryption at rest, every request authenticated and authorised. Only the log is quieter. */
 export async function openBerth(directory: string, environment: Environment): Promise<Target> {
   const data = join(directory, 'berth');
-  const server = await startBerth({ data, environment, flags: ['--log-level', 'warn'] });
+  const server = await startBerth({ data, environment, asShipped: true, flags: ['--log-level', 'warn'] });
   const admin = await readAdmin(data);
   const { version } = JSON.parse(await readFile(new URL('../package.json', import.meta.url), 'utf8')) as {
     version: string;

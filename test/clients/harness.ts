@@ -250,6 +250,8 @@ export interface BerthOptions {
   readonly environment?: Environment;
   /** How far the server's clock is ahead of the machine's. */
   readonly aheadMs?: number;
+  /** Starts it by bin/berth.js, with whatever options of Node.js that gives it: for measurements. */
+  readonly asShipped?: boolean;
 }
 
 /** Starts `berth serve` under the Node.js that runs the tests, and resolves when it is ready. */
@@ -258,8 +260,9 @@ export async function startBerth({
   flags = [],
   environment,
   aheadMs = 0,
+  asShipped = false,
 }: BerthOptions): Promise<BerthServer> {
-  const main = join(ROOT, 'src', 'main.ts');
+  const main = asShipped ? join(ROOT, 'bin', 'berth.js') : join(ROOT, 'src', 'main.ts');
   const shift = `const now = Date.now; Date.now = () => now() + ${aheadMs};`;
   const clock = aheadMs === 0 ? [] : ['--import', `data:text/javascript,${encodeURIComponent(shift)}`];
   const command = [
@@ -277,30 +280,53 @@ export async function startBerth({
   let printed = '';
   let announce: (line: string) => void;
   const ready = new Promise<string>((resolve) => (announce = resolve));
-  const daemon = startDaemon(command, environment ?? plainEnvironment(), {
-    onStdout(text) {
-      printed += text;
-      const end = printed.indexOf('\n');
-      if (end !== -1) announce(printed.slice(0, end));
+  const daemon = startDaemon(
+    command,
+    { ...LAUNCHER, ...(environment ?? plainEnvironment()) },
+    {
+      onStdout(text) {
+        printed += text;
+        const end = printed.indexOf('\n');
+        if (end !== -1) announce(printed.slice(0, end));
+      },
     },
-  });
+  );
   const line = await Promise.race([
     ready,
     daemon.exited.then((code) => {
       throw new Error(`the server ended with ${code}:\n${daemon.output()}`);
     }),
   ]);
-  const { endpoint, port, registryHost } = JSON.parse(line) as {
+  const { endpoint, port, registryHost, pid } = JSON.parse(line) as {
     endpoint: string;
     port: number;
     registryHost: string;
+    pid: number;
   };
-  return { ...daemon, endpoint, port, registry: registryHost, data };
+  return {
+    ...daemon,
+    pid,
+    async stop(signal) {
+      // WHY: the launcher cannot pass this one on
+      if (signal === 'SIGKILL' && pid !== daemon.pid && !daemon.hasExited()) process.kill(pid, signal);
+      return daemon.stop(signal);
+    },
+    endpoint,
+    port,
+    registry: registryHost,
+    data,
+  };
 }
 
 function plainEnvironment(): Environment {
   return { PATH: process.env['PATH'] ?? '', HOME: process.env['HOME'] ?? '/' };
 }
+
+/** What bin/run.js gives the server; tests start it without that launcher, to have its process id. */
+const LAUNCHER: Environment = {
+  UV_THREADPOOL_SIZE: '16',
+  NODE_COMPILE_CACHE: join(ROOT, 'node_modules', '.cache', 'node'),
+};
 
 /** Ends a server the polite way; it must end by itself and without a defect in its log. */
 export async function stopBerth(server: BerthServer): Promise<void> {
