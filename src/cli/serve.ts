@@ -13,6 +13,9 @@ import {
 } from './data-directory.ts';
 import { packageVersion } from './version.ts';
 
+/** Signals this soon after the first are the same wish, not another. */
+const REPEATED_SIGNAL_MS = 1000;
+
 /**
  * Runs the server until SIGTERM or SIGINT, then lets the requests in flight end. A second signal exits at once (nothing
  * acknowledged is lost: every 2xx was durable).
@@ -44,20 +47,29 @@ export async function serve(config: Config, surroundings: Surroundings): Promise
   );
   log.info({ endpoint: berth.endpoint, data: config.data, version: packageVersion() }, 'ready');
 
-  const signal = await new Promise<string>((resolve) => {
-    for (const name of ['SIGTERM', 'SIGINT'] as const) {
-      surroundings.on(name, () => {
-        resolve(name);
-        // WHY: listeners run in order of registration, so this one sees the first signal too and waits for the next.
-        surroundings.on(name, () => surroundings.exit(1));
-      });
-    }
-  });
+  const signal = await firstSignal(surroundings);
   log.info({ signal }, 'draining');
   await removeServerRecord(config.data);
   await berth.stop();
   log.info('stopped');
   log.flush();
+}
+
+/**
+ * The first SIGTERM or SIGINT. From a second later on, another one ends the process at once. WHY a second: Ctrl-C reaches
+ * every process of the terminal, and npm and the launcher pass it on as well: one wish, several signals.
+ */
+function firstSignal(surroundings: Surroundings): Promise<string> {
+  return new Promise((resolve) => {
+    let first: number | undefined;
+    for (const name of ['SIGTERM', 'SIGINT'] as const) {
+      surroundings.on(name, () => {
+        first ??= performance.now();
+        if (performance.now() - first > REPEATED_SIGNAL_MS) surroundings.exit(1);
+        resolve(name);
+      });
+    }
+  });
 }
 
 async function readTls(config: Config): Promise<{ cert: Buffer; key: Buffer } | undefined> {
