@@ -1,214 +1,243 @@
-/** The ECR operations over a real store, registry and identity in a temporary directory, for the tests of this folder. */
-import { createHash } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
-import { tmpdir } from 'node:os';
-import { join } from 'node:path';
-import { createFileBlobStore } from '../blobs/blobs.ts';
-import { Fault } from '../domain/faults.ts';
-import { bootstrap, createIdentity, type Identity, type Principal } from '../identity/identity.ts';
-import { accessKeyId, secretAccessKey, uniqueId } from '../lib/ids.ts';
-import { openKeyRing, type KeyRing } from '../lib/keyring.ts';
-import { seal } from '../lib/seal.ts';
-import type { Operation, OperationContext, OperationTable } from '../protocol/protocol.ts';
-import { createRegistry, type Registry } from '../registry/registry.ts';
-import { openSqliteStore, type Store } from '../store/store.ts';
-import { createDownloads, createEcrOperations, type Downloads, type EcrOptions } from './ecr.ts';
+import assert from 'node:assert/strict';
+import { test } from 'node:test';
+import { bootstrap } from '../identity/identity.ts';
+import { ACCOUNT, type OpenTestRegistry, OTHER, REGION, type TestRegistry } from './testing.ts';
 
-export const ACCOUNT = '000000000000';
-export const OTHER = '111111111111';
-export const REGION = 'eu-west-1';
-export const NOW = Date.UTC(2026, 10, 24, 12);
+export function registryTests(openTestRegistry: OpenTestRegistry): void {
+  const statement = (more: object = {}) => ({
+    Effect: 'Allow',
+    Principal: '*',
+    Action: 'ecr:BatchGetImage',
+    Resource: '*',
+    ...more,
+  });
+  const text = (...statements: object[]) => JSON.stringify({ Version: '2012-10-17', Statement: statements });
+  const at = (member: string, reason: string) =>
+    `InvalidParameterException: Invalid parameter at '${member}' failed to satisfy constraint: '${reason}'`;
+  const invalid = at('PolicyText', 'Invalid registry policy provided');
+  const put = (t: TestRegistry, ...statements: object[]) =>
+    t.call('PutRegistryPolicy', { policyText: text(...statements) });
+  const scope = (t: TestRegistry, value: string) =>
+    t.call('PutAccountSetting', { name: 'REGISTRY_POLICY_SCOPE', value });
 
-export interface User {
-  readonly principal: Principal;
-  readonly arn: string;
-  readonly secret: string;
-}
+  test('a registry policy is set, got, replaced and deleted', async () => {
+    await using t = await openTestRegistry();
+    const none = `RegistryPolicyNotFoundException: Registry policy does not exist in the registry with id '${ACCOUNT}'`;
+    assert.equal(await t.fault('GetRegistryPolicy', {}), none);
+    assert.equal(await t.fault('DeleteRegistryPolicy', {}), none);
+    const policyText = [
+      '{',
+      '  "Version" : "2012-10-17",',
+      '  "Statement" : [ {',
+      '    "Effect" : "Allow",',
+      '    "Principal" : "*",',
+      '    "Action" : "ecr:BatchGetImage",',
+      '    "Resource" : "*"',
+      '  } ]',
+      '}',
+    ].join('\n');
+    const answer = { registryId: ACCOUNT, policyText };
+    assert.deepEqual(await put(t, statement()), answer);
+    assert.deepEqual(await t.call('GetRegistryPolicy', {}), answer);
+    assert.equal((await t.refusal('GetRegistryPolicy', {}, t.other)).code, 'RegistryPolicyNotFoundException');
+    await put(t, statement({ Sid: 'second' }));
+    await t.call('PutRegistryPolicy', { policyText });
+    assert.deepEqual(await t.call('DeleteRegistryPolicy', {}), answer);
+    assert.equal(await t.fault('GetRegistryPolicy', {}), none);
+  });
 
-type Json = Record<string, unknown>;
+  test('registry policies that are refused', async () => {
+    await using t = await openTestRegistry();
+    const cases: [policyText: string, fault: string][] = [
+      ['', invalid],
+      ['{', invalid],
+      [text(statement({ Resource: undefined })), invalid],
+      [text(statement({ Principal: undefined })), invalid],
+      [text(statement({ Action: 's3:GetObject' })), invalid],
+      [text(statement({ Principal: { AWS: '222222222222' } })), at('PolicyText', 'Principal not found')],
+      [
+        text(statement({ Principal: { AWS: `arn:aws:iam::${ACCOUNT}:user/ghost` } })),
+        at('PolicyText', 'Principal not found'),
+      ],
+    ];
+    for (const [policyText, fault] of cases)
+      assert.equal(await t.fault('PutRegistryPolicy', { policyText }), fault, policyText);
+  });
 
-export interface TestRegistry extends AsyncDisposable {
-  readonly directory: string;
-  /** Closes everything and opens it again, as a restart does. Dispose of the new one only. */
-  reopen(): Promise<TestRegistry>;
-  readonly store: Store;
-  readonly registry: Registry;
-  readonly identity: Identity;
-  readonly ring: KeyRing;
-  readonly downloads: Downloads;
-  readonly table: OperationTable<Principal>;
-  /** administrators of the two accounts */
-  readonly admin: User;
-  readonly other: User;
-  /** the time of all services, in milliseconds */
-  now: number;
-  /** Makes a user with one inline policy of these statements. */
-  addUser(name: string, statements: readonly Json[], account?: string): Promise<User>;
-  /** Performs an operation as a door would: authentication, access, authorisation, run. */
-  call<Output extends object = Json>(operation: string, input: Json, as?: User): Promise<Output>;
-  /** `code: message` of the Fault the call ends with. */
-  fault(operation: string, input: Json, as?: User): Promise<string>;
-  /** The Fault itself. */
-  refusal(operation: string, input: Json, as?: User): Promise<Fault>;
-  /** Stores a layer and returns its digest. */
-  addLayer(repositoryName: string, content: string | Uint8Array): Promise<string>;
-  /** Pushes an image whose only layer has this content. Returns its digest and manifest. */
-  addImage(
-    repositoryName: string,
-    content: string,
-    tag?: string,
-  ): Promise<{ digest: string; manifest: string; layer: string; config: string; size: number }>;
-}
-
-export function sha256(content: string | Uint8Array): string {
-  return `sha256:${createHash('sha256').update(content).digest('hex')}`;
-}
-
-export const DOCKER_MANIFEST = 'application/vnd.docker.distribution.manifest.v2+json';
-export const OCI_MANIFEST = 'application/vnd.oci.image.manifest.v1+json';
-export const OCI_INDEX = 'application/vnd.oci.image.index.v1+json';
-
-export async function openTestRegistry(limits: EcrOptions['limits'] = {}): Promise<TestRegistry> {
-  return openIn(await mkdtemp(join(tmpdir(), 'berth-ecr-')), limits, []);
-}
-
-/** `users` are those made before: their keys are not shown twice. */
-async function openIn(
-  directory: string,
-  limits: EcrOptions['limits'] & object,
-  users: readonly User[],
-): Promise<TestRegistry> {
-  const store = await openSqliteStore({ file: join(directory, 'berth.db') });
-  const ring = await openKeyRing(join(directory, 'keys'));
-  const blobs = await createFileBlobStore({ directory: join(directory, 'blobs'), keys: ring });
-  const clock = (): number => test.now;
-  const registry = createRegistry({ store, blobs, ring, clock, ...limits });
-  const identity = createIdentity({ store, keys: ring });
-  const downloads = createDownloads({ registry, key: ring.derive('layer download URLs'), clock });
-  const uri: EcrOptions['uri'] = () => ({ host: 'localhost:7327', endpoint: 'http://localhost:7327' });
-  const table = createEcrOperations({ store, registry, identity, ring, downloads, uri, limits });
-
-  const userOf = async (keyId: string, secret: string): Promise<User> => {
-    const found = await identity.findKey(keyId, undefined);
-    if (typeof found !== 'object') throw new Error('no such key');
-    return { principal: found.caller, arn: found.caller.caller.arn, secret };
-  };
-  const addAccount = async (account: string): Promise<User> => {
-    const before = users.find(({ principal }) => principal.account === account);
-    if (before !== undefined) return userOf(before.principal.accessKeyId, before.secret);
-    const made = await bootstrap({ store, keys: ring, account, now: NOW });
-    if (made === undefined) throw new Error('the account exists');
-    return userOf(made.adminKey.id, made.adminKey.secret);
-  };
-
-  const close = async (): Promise<void> => {
-    await registry.close();
-    await identity.flush();
-    await blobs.close();
-    await store.close();
-  };
-
-  const test: TestRegistry = {
-    directory,
-    async reopen() {
-      await close();
-      return openIn(directory, limits, [test.admin, test.other]);
-    },
-    store,
-    registry,
-    identity,
-    ring,
-    downloads,
-    table,
-    admin: await addAccount(ACCOUNT),
-    other: await addAccount(OTHER),
-    now: NOW,
-    async addUser(name, statements, account = ACCOUNT) {
-      const user = { id: uniqueId('AIDA'), account, name, path: '/', boundaryArn: undefined, createdAt: NOW };
-      await store.transact('user.create', { user, tags: [], boundaryManaged: false, usersMax: 100 });
-      await store.transact('owner.putPolicy', {
-        owner: { kind: 'user', account, name },
-        policyName: 'inline',
-        document: JSON.stringify({ Version: '2012-10-17', Statement: statements }),
-        charactersMax: 10_000,
-      });
-      const id = accessKeyId('AKIA', account);
-      const secret = secretAccessKey();
-      const sealed = seal(ring.derive('access key secrets'), `access key ${id}`, Buffer.from(secret));
-      await store.transact('accessKey.create', {
-        account,
-        userName: name,
-        id,
-        secret: sealed,
-        now: NOW,
-        keysMax: 2,
-      });
-      return userOf(id, secret);
-    },
-    async call<Output extends object = Json>(name: string, input: Json, as: User = test.admin) {
-      const entry = table[name];
-      if (entry === undefined || 'notBuilt' in entry) throw new Error(`${name} is not built`);
-      const operation = entry as unknown as Operation<Principal, Json, Output>;
-      const context: OperationContext<Principal> = {
-        requestId: '84b47cd7-fc7b-442f-b75b-309b93d2b2ee',
-        caller: as.principal,
-        region: REGION,
-        now: test.now,
-        sourceIp: '127.0.0.1',
-        secure: false,
-        userAgent: undefined,
-        origin: 'http://localhost:7327',
-      };
-      await identity.findKey(as.principal.accessKeyId, undefined);
-      await identity.authorize(as.principal, operation.access(input, context), context);
-      return operation.run(input, context);
-    },
-    async refusal(name, input, as) {
-      try {
-        await test.call(name, input, as);
-      } catch (error) {
-        if (error instanceof Fault) return error;
-        throw error;
-      }
-      throw new Error(`${name} did not fail`);
-    },
-    async fault(name, input, as) {
-      const { code, message } = await test.refusal(name, input, as);
-      return `${code}: ${message}`;
-    },
-    async addLayer(repositoryName, content) {
-      const bytes = Buffer.from(content);
-      const digest = sha256(bytes);
-      const { layers } = await test.call<{ layers: { layerAvailability: string }[] }>(
-        'BatchCheckLayerAvailability',
-        { repositoryName, layerDigests: [digest] },
+  test('scope V1 takes the actions of replication and caches only', async () => {
+    await using t = await openTestRegistry();
+    await scope(t, 'V1');
+    for (const Action of ['ecr:BatchGetImage', ['ecr:CreateRepository', 'ecr:PutImage'], 'ecr:Put*'])
+      assert.equal(
+        await t.fault('PutRegistryPolicy', { policyText: text(statement({ Action })) }),
+        invalid,
+        String(Action),
       );
-      if (layers[0]?.layerAvailability === 'AVAILABLE') return digest;
-      const { uploadId } = await test.call<{ uploadId: string }>('InitiateLayerUpload', { repositoryName });
-      const part = { partFirstByte: 0, partLastByte: bytes.length - 1, layerPartBlob: bytes };
-      await test.call('UploadLayerPart', { repositoryName, uploadId, ...part });
-      await test.call('CompleteLayerUpload', { repositoryName, uploadId, layerDigests: [digest] });
-      return digest;
-    },
-    async addImage(repositoryName, content, imageTag) {
-      const config = await test.addLayer(repositoryName, '{}');
-      const layer = await test.addLayer(repositoryName, content);
-      const layerType = 'application/vnd.docker.image.rootfs.diff.tar.gzip';
-      const configType = 'application/vnd.docker.container.image.v1+json';
-      const manifest = JSON.stringify({
-        schemaVersion: 2,
-        mediaType: DOCKER_MANIFEST,
-        config: { mediaType: configType, size: 2, digest: config },
-        layers: [{ mediaType: layerType, size: Buffer.byteLength(content), digest: layer }],
-      });
-      const tag = imageTag === undefined ? {} : { imageTag };
-      await test.call('PutImage', { repositoryName, imageManifest: manifest, ...tag });
-      return { digest: sha256(manifest), manifest, layer, config, size: 2 + Buffer.byteLength(content) };
-    },
-    async [Symbol.asyncDispose]() {
-      await close();
-      await rm(directory, { recursive: true, force: true });
-    },
-  };
-  return test;
+    for (const Action of [
+      'ecr:ReplicateImage',
+      ['ecr:CreateRepository', 'ecr:BatchImportUpstreamImage'],
+      'ecr:*',
+    ])
+      await put(t, statement({ Action }));
+  });
+
+  test('account settings: names, values, defaults', async () => {
+    await using t = await openTestRegistry();
+    const names = 'BASIC_SCAN_TYPE_VERSION, REGISTRY_POLICY_SCOPE, BLOB_MOUNTING';
+    const settings: [name: string, initial: string, values: string[]][] = [
+      ['REGISTRY_POLICY_SCOPE', 'V2', ['V1', 'V2']],
+      ['BLOB_MOUNTING', 'DISABLED', ['ENABLED', 'DISABLED']],
+    ];
+    for (const [name, initial, values] of settings) {
+      assert.deepEqual(await t.call('GetAccountSetting', { name }), { name, value: initial });
+      for (const value of values) {
+        assert.deepEqual(await t.call('PutAccountSetting', { name, value }), { name, value });
+        assert.deepEqual(await t.call('GetAccountSetting', { name }), { name, value });
+        const theirs = await t.call('GetAccountSetting', { name }, t.other);
+        assert.deepEqual(theirs, { name, value: initial });
+      }
+      assert.equal(
+        await t.fault('PutAccountSetting', { name, value: 'v2' }),
+        at('value', `Member must satisfy enum value set: [${values.join(', ')}]`),
+      );
+    }
+    for (const name of ['BLOB_MOUNT', 'toString'])
+      for (const operation of ['GetAccountSetting', 'PutAccountSetting'])
+        assert.equal(
+          await t.fault(operation, { name, value: 'V1' }),
+          at('name', `Member must satisfy enum value set: [${names}]`),
+        );
+    const scan = { name: 'BASIC_SCAN_TYPE_VERSION', value: 'AWS_NATIVE' };
+    assert.equal((await t.refusal('PutAccountSetting', scan)).code, 'OperationNotBuilt');
+    assert.equal((await t.refusal('GetAccountSetting', scan)).code, 'OperationNotBuilt');
+    assert.deepEqual(await t.call('DescribeRegistry', {}), {
+      registryId: ACCOUNT,
+      replicationConfiguration: { rules: [] },
+    });
+  });
+
+  test('a setting may be allowed by its name', async () => {
+    await using t = await openTestRegistry();
+    const user = await t.addUser('setter', [
+      {
+        Effect: 'Allow',
+        Action: 'ecr:*AccountSetting',
+        Resource: '*',
+        Condition: { StringEquals: { 'ecr:AccountSetting': 'BLOB_MOUNTING' } },
+      },
+    ]);
+    await t.call('PutAccountSetting', { name: 'BLOB_MOUNTING', value: 'ENABLED' }, user);
+    assert.equal(
+      await t.fault('PutAccountSetting', { name: 'REGISTRY_POLICY_SCOPE', value: 'V1' }, user),
+      `AccessDeniedException: User: ${user.arn} is not authorized to perform: ecr:PutAccountSetting on resource: * ` +
+        'because no identity-based policy allows the ecr:PutAccountSetting action',
+    );
+  });
+
+  test('a registry policy decides: granting and denying, own account and others, by scope', async () => {
+    await using t = await openTestRegistry();
+    for (const repositoryName of ['app', 'team/app']) await t.call('CreateRepository', { repositoryName });
+    const idle = await t.addUser('idle', [{ Effect: 'Allow', Action: 's3:*', Resource: '*' }]);
+    const reader = await t.addUser('reader', [{ Effect: 'Allow', Action: 'ecr:*', Resource: '*' }]);
+    const arn = (name: string) => `arn:aws:ecr:${REGION}:${ACCOUNT}:repository/${name}`;
+    const theirs = { AWS: `arn:aws:iam::${OTHER}:root` };
+    const allow = (more: object) => statement({ Action: 'ecr:ListImages', ...more });
+    const deny = (more: object) => allow({ Effect: 'Deny', ...more });
+    const denied = 'with an explicit deny in a resource-based policy';
+    const silent = (by: string) => `because no ${by}-based policy allows the ecr:ListImages action`;
+
+    const cases: [
+      name: string,
+      as: 'idle' | 'reader' | 'other',
+      statements: object[],
+      scope: string,
+      end?: string,
+    ][] = [
+      ['nothing said, no grant', 'idle', [], 'V2', silent('identity')],
+      ['nothing said, own grant', 'reader', [], 'V2'],
+      ['a user by name', 'idle', [allow({ Principal: { AWS: idle.arn } })], 'V2'],
+      [
+        'a user by name, not in V1',
+        'idle',
+        [allow({ Principal: { AWS: idle.arn } })],
+        'V1',
+        silent('identity'),
+      ],
+      [
+        'the account alone grants its users nothing',
+        'idle',
+        [allow({ Principal: { AWS: ACCOUNT } })],
+        'V2',
+        silent('identity'),
+      ],
+      ['another account, nothing said', 'other', [], 'V2', silent('resource')],
+      ['another account', 'other', [allow({ Principal: theirs })], 'V2'],
+      ['another account, not in V1', 'other', [allow({ Principal: theirs })], 'V1', silent('resource')],
+      [
+        'another account, by prefix',
+        'other',
+        [allow({ Principal: theirs, Resource: arn('team/*') })],
+        'V2',
+        silent('resource'),
+      ],
+      ['everybody is denied', 'reader', [deny({})], 'V2', denied],
+      ['everybody is denied, not in V1', 'reader', [deny({})], 'V1'],
+      ['elsewhere is denied', 'reader', [deny({ Resource: arn('team/*') })], 'V2'],
+      [
+        'a deny outweighs an allow',
+        'other',
+        [allow({ Principal: theirs }), deny({ Principal: theirs })],
+        'V2',
+        denied,
+      ],
+      [
+        'addresses',
+        'reader',
+        [deny({ Condition: { IpAddress: { 'aws:SourceIp': '127.0.0.0/8' } } })],
+        'V2',
+        denied,
+      ],
+      [
+        'other addresses',
+        'reader',
+        [deny({ Condition: { IpAddress: { 'aws:SourceIp': '10.0.0.0/8' } } })],
+        'V2',
+      ],
+    ];
+    const users = { idle, reader, other: t.other };
+    for (const [name, as, statements, value, end] of cases) {
+      // Texts of V1 are checked when they are set, and what was set before stays.
+      await scope(t, 'V2');
+      if (statements.length > 0) await put(t, ...statements);
+      await scope(t, value);
+      const input = { repositoryName: 'app', registryId: ACCOUNT };
+      if (end === undefined) await t.call('ListImages', input, users[as]);
+      else {
+        const { arn: who } = users[as];
+        assert.equal(
+          await t.fault('ListImages', input, users[as]),
+          `AccessDeniedException: User: ${who} is not authorized to perform: ecr:ListImages on resource: ${arn('app')} ${end}`,
+          name,
+        );
+      }
+    }
+  });
+
+  test('the root of an account can always take its registry policy back', async () => {
+    await using t = await openTestRegistry();
+    await put(t, statement({ Effect: 'Deny', Action: 'ecr:*' }));
+    assert.match(
+      await t.fault('DeleteRegistryPolicy', {}),
+      /^AccessDeniedException: .* explicit deny in a resource/,
+    );
+    const rootKey = { id: 'AKIAROOTROOTROOTROOT', secret: 'root-secret-root-secret-root-secret-root' };
+    await bootstrap({ store: t.store, keys: t.ring, account: ACCOUNT, now: t.now, rootKey });
+    const found = await t.identity.findKey(rootKey.id, undefined);
+    assert.ok(typeof found === 'object');
+    const root = { principal: found.caller, arn: found.caller.caller.arn, secret: rootKey.secret };
+    assert.match(await t.fault('DescribeRegistry', {}, root), /explicit deny in a resource/);
+    await t.call('GetRegistryPolicy', {}, root);
+    await t.call('DeleteRegistryPolicy', {}, root);
+    await t.call('DescribeRegistry', {});
+  });
 }
