@@ -252,8 +252,11 @@ function explainPolicy(named: NamedPolicy, group: Group, query: Query): PolicyEx
 
 /** Decides one request. Pure and total: the same arguments give the same decision, nothing is thrown. */
 export function evaluate(request: AccessRequest, policies: PolicySet): Decision {
-  const query = makeQuery(request);
   const groups = groupsOf(request, policies);
+  const query = makeQuery(
+    request,
+    groups.some((g) => g.policyType === 'boundary'),
+  );
   const reason = decide(query, groups);
   const allowed = reason.outcome === 'allow';
   return {

@@ -25,15 +25,18 @@ export interface Query {
   readonly actionLower: string;
   readonly service: string;
   readonly resourceParts: readonly string[] | undefined;
+  /** The caller has a permissions boundary. */
+  readonly bounded: boolean;
 }
 
-export function makeQuery(request: AccessRequest): Query {
+export function makeQuery(request: AccessRequest, bounded: boolean): Query {
   const actionLower = request.action.toLowerCase();
   return {
     request,
     actionLower,
     service: actionLower.slice(0, Math.max(actionLower.indexOf(':'), 0)),
     resourceParts: splitArn(request.resource),
+    bounded,
   };
 }
 
@@ -71,6 +74,9 @@ function principalKind(statement: Statement, query: Query, attached: boolean): P
   const { principals } = statement;
   if (principals === undefined) return attached ? undefined : 'wildcard';
   if (!statement.notPrincipal) return matchPrincipals(principals, query.request.caller);
+  // WHY: AWS: Deny with NotPrincipal "will always deny any IAM principal that has a permissions boundary policy attached,
+  // regardless of the values specified" (IAM user guide, Permissions boundaries for IAM entities).
+  if (query.bounded && statement.effect === 'Deny') return 'wildcard';
   return exceptsCaller(principals, query.request.caller) ? undefined : 'wildcard';
 }
 
