@@ -11,6 +11,7 @@ import { isRegionName } from './domain/names.ts';
 import { createDownloads, createEcrOperations, type RegistryUri } from './ecr/ecr.ts';
 import { createEvents, createEventsDoor } from './events/events.ts';
 import {
+  berthOperations,
   bootstrap,
   compileGuardrails,
   createIdentity,
@@ -146,6 +147,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
           identity,
           fetchIssuer: createIssuerFetch(config.issuerHosts),
         }),
+        berth: berthOperations({ store, keys: ring, identity }),
         verify,
         authorize: (context, checks) => identity.authorize(context.caller, checks, context),
         describeCaller: (principal) => principal,

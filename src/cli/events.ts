@@ -3,7 +3,7 @@ import type { Config } from '../config.ts';
 import { signRequest, type Credentials } from '../lib/sigv4.ts';
 import { CommandError, type Surroundings } from './cli.ts';
 import { readCredentials, readServerRecord, type ServerRecord } from './data-directory.ts';
-import { credentialsOf } from './login.ts';
+import { credentialsOf } from './client.ts';
 
 export interface EventsFlags {
   readonly follow: boolean;

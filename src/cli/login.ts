@@ -1,8 +1,7 @@
 import { spawn } from 'node:child_process';
 import type { Config } from '../config.ts';
-import { signRequest, type Credentials } from '../lib/sigv4.ts';
 import { CommandError, type Surroundings } from './cli.ts';
-import { readCredentials, readServerRecord } from './data-directory.ts';
+import { createClient } from './client.ts';
 
 interface Authorization {
   readonly authorizationToken: string;
@@ -18,7 +17,13 @@ export async function login(
   surroundings: Surroundings,
   client: 'docker' | 'podman' | undefined,
 ): Promise<void> {
-  const { authorizationToken, proxyEndpoint } = await getAuthorization(config, surroundings.env);
+  const registry = await createClient(config, surroundings);
+  const { authorizationData } = await registry.call<{ authorizationData: [Authorization] }>(
+    'ecr',
+    'GetAuthorizationToken',
+    {},
+  );
+  const [{ authorizationToken, proxyEndpoint }] = authorizationData;
   const password = Buffer.from(authorizationToken, 'base64').toString().replace(/^AWS:/, '');
   const insecure = proxyEndpoint.startsWith('http:');
   for (const program of client === undefined ? (['docker', 'podman'] as const) : [client]) {
@@ -35,40 +40,6 @@ export async function login(
   throw new CommandError(
     `${client ?? 'neither docker nor podman'} ${client === undefined ? 'is' : 'is not'} installed`,
   );
-}
-
-async function getAuthorization(config: Config, env: NodeJS.ProcessEnv): Promise<Authorization> {
-  const server = await readServerRecord(config.data);
-  const key = credentialsOf(env) ?? (await readCredentials(config.data));
-  if (key === undefined)
-    throw new CommandError('no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY');
-  const region = env['AWS_REGION'] ?? env['AWS_DEFAULT_REGION'] ?? server.region;
-  const body = '{}';
-  const request = {
-    method: 'POST',
-    url: `${server.endpoint}/`,
-    headers: {
-      'content-type': 'application/x-amz-json-1.1',
-      'x-amz-target': 'AmazonEC2ContainerRegistry_V20150921.GetAuthorizationToken',
-    },
-    body,
-  };
-  const headers = signRequest(request, key, { region, service: 'ecr', now: Date.now() });
-  const response = await fetch(server.endpoint, { method: 'POST', headers, body }).catch((error: unknown) => {
-    throw new CommandError(`${server.endpoint} does not answer: ${String((error as Error).cause ?? error)}`);
-  });
-  const answer = (await response.json()) as { message?: string; authorizationData?: Authorization[] };
-  const [authorization] = answer.authorizationData ?? [];
-  if (authorization === undefined) throw new CommandError(answer.message ?? `HTTP ${response.status}`);
-  return authorization;
-}
-
-/** The credentials of AWS's environment variables. */
-export function credentialsOf(env: NodeJS.ProcessEnv): Credentials | undefined {
-  const accessKeyId = env['AWS_ACCESS_KEY_ID'];
-  const secretAccessKey = env['AWS_SECRET_ACCESS_KEY'];
-  if (!accessKeyId || !secretAccessKey) return undefined;
-  return { accessKeyId, secretAccessKey, sessionToken: env['AWS_SESSION_TOKEN'] };
 }
 
 /** The program's exit code, or undefined when it is not installed. */

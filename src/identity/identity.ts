@@ -20,6 +20,7 @@ import type { TokenContent } from './registry-token.ts';
 import { sealSession, unsealSession } from './sessions.ts';
 import type { Session } from './sessions.ts';
 
+export { berthOperations } from './berth.ts';
 export { bootstrap, createAccount, generateCredentials } from './bootstrap.ts';
 export type { BootstrapOptions, Credentials } from './bootstrap.ts';
 export { compileGuardrails, GuardrailError } from './guardrails.ts';

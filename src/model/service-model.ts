@@ -1,7 +1,8 @@
 /**
  * The trimmed AWS service models as data: what `scripts/extract-models.ts` writes into `ecr.json`, `iam.json` and
- * `sts.json`. Documentation text is left out; everything the interpreter acts on is kept.
+ * `sts.json`, and Berth's own beside them in `berth.json`. Documentation text is left out; everything the interpreter acts on is kept.
  */
+import berth from './berth.json' with { type: 'json' };
 import ecr from './ecr.json' with { type: 'json' };
 import iam from './iam.json' with { type: 'json' };
 import sts from './sts.json' with { type: 'json' };
@@ -69,3 +70,5 @@ export interface ModelShape {
 export const ecrModel = ecr as unknown as ServiceModel;
 export const iamModel = iam as unknown as ServiceModel;
 export const stsModel = sts as unknown as ServiceModel;
+/** Operations beyond AWS, in AWS's form: JSON 1.1 signed for the service `berth`. */
+export const berthModel = berth as unknown as ServiceModel;

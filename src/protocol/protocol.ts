@@ -3,7 +3,7 @@
  * operation knows what is on the wire.
  */
 import type { Exchange } from '../http/http.ts';
-import { ecrModel, iamModel, stsModel } from '../model/service-model.ts';
+import { berthModel, ecrModel, iamModel, stsModel } from '../model/service-model.ts';
 import { createJsonDoor } from './aws-json.ts';
 import type { DoorOptions } from './door.ts';
 import type { OperationTable } from './operation.ts';
@@ -36,12 +36,14 @@ export interface AwsDoorOptions<Caller> extends DoorOptions<Caller> {
   readonly ecr: OperationTable<Caller>;
   readonly iam: OperationTable<Caller>;
   readonly sts: OperationTable<Caller>;
+  /** Berth's own operations (src/model/berth.json) */
+  readonly berth: OperationTable<Caller>;
   /** Who asks in an operation that takes unsigned requests, and the region it is answered for. */
   readonly anonymous: { readonly caller: Caller; readonly region: string };
 }
 
 /**
- * The one endpoint that serves ECR, IAM and STS. Takes the server's `POST`s of any path and its signed GETs.
+ * The one endpoint that serves ECR, IAM and STS, and Berth's own operations. Takes the server's `POST`s of any path and its signed GETs.
  *
  * @throws Error when a table and its model disagree
  */
@@ -49,6 +51,8 @@ export function createAwsDoor<Caller>(
   options: AwsDoorOptions<Caller>,
 ): (exchange: Exchange) => Promise<void> {
   const json = createJsonDoor({ ...options, service: 'ecr', model: ecrModel, table: options.ecr });
+  const own = createJsonDoor({ ...options, service: 'berth', model: berthModel, table: options.berth });
+  const ownPrefix = `${berthModel.metadata.targetPrefix}.`;
   const query = createQueryDoor({
     ...options,
     services: [
@@ -56,5 +60,8 @@ export function createAwsDoor<Caller>(
       { service: 'sts', model: stsModel, table: options.sts },
     ],
   });
-  return (exchange) => (chooseProtocol(exchange) === 'json' ? json(exchange) : query(exchange));
+  return (exchange) => {
+    if (chooseProtocol(exchange) === 'query') return query(exchange);
+    return exchange.header('x-amz-target')?.startsWith(ownPrefix) === true ? own(exchange) : json(exchange);
+  };
 }

@@ -4,7 +4,7 @@ import type { AddressInfo } from 'node:net';
 import { Fault } from '../domain/faults.ts';
 import { Exchange } from '../http/http.ts';
 import { signRequest, type Credentials } from '../lib/sigv4.ts';
-import { ecrModel, iamModel, stsModel, type ServiceModel } from '../model/service-model.ts';
+import { berthModel, ecrModel, iamModel, stsModel, type ServiceModel } from '../model/service-model.ts';
 import {
   createAwsDoor,
   createVerifier,
@@ -68,6 +68,7 @@ export interface EndpointOptions {
   readonly ecr?: TestOperations;
   readonly iam?: TestOperations;
   readonly sts?: TestOperations;
+  readonly berth?: TestOperations;
   readonly now?: number;
 }
 
@@ -120,6 +121,7 @@ export async function openEndpoint(options: EndpointOptions = {}): Promise<Endpo
     ecr: tableOf(ecrModel, options.ecr ?? {}),
     iam: tableOf(iamModel, options.iam ?? {}),
     sts: tableOf(stsModel, options.sts ?? {}),
+    berth: tableOf(berthModel, options.berth ?? {}),
   });
   const server = createServer((request, response) => {
     void door(new Exchange(request, response, { requestId: REQUEST_ID, secure: false }));
