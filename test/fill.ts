@@ -35,6 +35,8 @@ interface Dialect {
   readonly padded: (expression: string, digits: number) => string;
   readonly hex: (expression: string) => string;
   readonly bytes: string;
+  /** what makes the rows known to the planner, and leaves nothing to do in the background */
+  readonly settle: string;
 }
 
 const SQLITE: Dialect = {
@@ -43,6 +45,7 @@ const SQLITE: Dialect = {
   padded: (expression, digits) => `printf('%0${digits}d', ${expression})`,
   hex: (expression) => `printf('%064x', ${expression})`,
   bytes: 'zeroblob(300)',
+  settle: 'analyze',
 };
 
 const POSTGRES: Dialect = {
@@ -50,9 +53,13 @@ const POSTGRES: Dialect = {
   padded: (expression, digits) => `lpad((${expression})::text, ${digits}, '0')`,
   hex: (expression) => `lpad(to_hex(${expression}), 64, '0')`,
   bytes: `decode(repeat('00', 300), 'hex')`,
+  settle: 'vacuum (freeze, analyze)',
 };
 
-function statementsOf({ numbers, padded, hex, bytes }: Dialect, { repositories, images }: Size): string[] {
+function statementsOf(
+  { numbers, padded, hex, bytes, settle }: Dialect,
+  { repositories, images }: Size,
+): string[] {
   const columns =
     'id, account, region, name, created_at, mutability, scan_on_push, encryption_type, content_key';
   const { account, region } = REGISTRY;
@@ -70,7 +77,7 @@ function statementsOf({ numbers, padded, hex, bytes }: Dialect, { repositories, 
      from ${numbers(images)}`,
     `insert into tag (repository_id, name, image_digest, tagged_at)
      select '${BIG}', 'v' || ${padded('i', 8)}, ${digest}, ${PUSHED_AT} + i from ${numbers(images)}`,
-    'analyze',
+    settle,
   ];
 }
 
