@@ -9,18 +9,19 @@ import { createInterface } from 'node:readline';
 import { DatabaseSync } from 'node:sqlite';
 import type { Readable } from 'node:stream';
 import { afterEach, beforeEach, describe, test } from 'node:test';
+import { setImmediate } from 'node:timers/promises';
 import { fileURLToPath } from 'node:url';
 import { sql } from 'kysely';
 import { storeConformance } from '../../test/conformance/store.ts';
 import type { TRANSACTIONS } from '../../test/conformance/transactions.ts';
-import { openSqlite } from './sqlite.ts';
-import type { SqliteStore } from './sqlite.ts';
+import { joinSqlite, openSqlite } from './sqlite.ts';
+import type { OwnedSqliteStore } from './sqlite.ts';
 
 const REGISTRY = new URL('../../test/conformance/transactions.ts', import.meta.url);
 const CHILD = fileURLToPath(new URL('../../test/conformance/sqlite-child.ts', import.meta.url));
 const UNAVAILABLE = { code: 'ServiceUnavailableException' };
 
-type TestStore = SqliteStore<typeof TRANSACTIONS>;
+type TestStore = OwnedSqliteStore<typeof TRANSACTIONS>;
 
 function open(file: string, readOnly = false): Promise<TestStore> {
   return openSqlite({ file, readOnly }, REGISTRY);
@@ -88,8 +89,13 @@ describe('store on SQLite', () => {
     assert.deepEqual(rows, [{ integrity_check: 'ok' }]);
   });
 
-  test('when the writer thread dies, writes are refused and reads go on', async () => {
-    const store = await openHere();
+  test('when the writer thread dies, what is in flight is refused, reads go on and later writes work', async () => {
+    const lost: unknown[] = [];
+    const store = await openSqlite<typeof TRANSACTIONS>(
+      { file, onWriterLost: (e) => lost.push(e) },
+      REGISTRY,
+    );
+    opened.push(store);
     await insert(store, 'a');
     const results = await Promise.allSettled([store.transact('crash', null as never), insert(store, 'b')]);
     for (const result of [...results, ...(await Promise.allSettled([insert(store, 'c')]))]) {
@@ -97,8 +103,32 @@ describe('store on SQLite', () => {
       assert.equal(result.reason.code, UNAVAILABLE.code);
     }
     assert.deepEqual(await ids(store), ['a']);
+    await untilWritten(store, 'd');
+    assert.deepEqual(await ids(store), ['a', 'd']);
+    assert.equal(lost.length, 1);
     await store.close();
-    assert.deepEqual(await ids(await openHere()), ['a']);
+    assert.deepEqual(await ids(await openHere()), ['a', 'd']);
+  });
+
+  test('a store that joined sees at once what was acknowledged elsewhere, and is served by the next writer', async () => {
+    const store = await openHere();
+    assert(store.shared !== undefined);
+    const joined = await joinSqlite<typeof TRANSACTIONS>(store.shared);
+    for (let i = 0; i < 200; i++) {
+      // Both hold a snapshot that the other's commit makes old.
+      const [writer, reader] = i % 2 === 0 ? [store, joined] : [joined, store];
+      assert.equal((await ids(reader)).length, i);
+      await writer.transact('insertRows', { rows: [['account', { id: `${i}`, created_at: 1 }]] });
+      assert.equal((await ids(reader)).length, i + 1);
+    }
+    const lost = await Promise.allSettled([
+      store.transact('crash', null as never),
+      joined.transact('insertRows', { rows: [['account', { id: 'lost', created_at: 1 }]] }),
+    ]);
+    for (const it of lost) assert(it.status === 'rejected' && it.reason.code === UNAVAILABLE.code);
+    await untilWritten(joined, 'after');
+    assert.equal((await ids(store)).length, 201);
+    await joined.close();
   });
 
   test('a full disk refuses what does not fit and keeps the rest', async () => {
@@ -154,7 +184,23 @@ function insert(store: TestStore, id: string): Promise<unknown> {
   return store.transact('insertRows', { rows: [['account', { id, created_at: 1 }]] });
 }
 
-async function ids(store: TestStore): Promise<string[]> {
+/** Writes again and again while the writer is being started. */
+async function untilWritten(store: Pick<TestStore, 'transact'>, id: string): Promise<void> {
+  for (;;) {
+    const row = store.transact('insertRows', { rows: [['account', { id, created_at: 1 }]] });
+    const done = await row.then(
+      () => true,
+      (error: unknown) => {
+        assert.equal((error as { code?: string }).code, UNAVAILABLE.code);
+        return false;
+      },
+    );
+    if (done) return;
+    await setImmediate();
+  }
+}
+
+async function ids(store: Pick<TestStore, 'read'>): Promise<string[]> {
   return (await store.read.selectFrom('account').select('id').orderBy('id').execute()).map((row) => row.id);
 }
 

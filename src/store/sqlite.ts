@@ -1,6 +1,6 @@
 /**
- * The embedded database. One writer (a worker thread with group commit, writer.ts) and one read-only connection on this
- * thread: reads take microseconds, and WAL lets them go on while the writer commits.
+ * The embedded database. One writer (a worker thread with group commit, writer.ts) and one read-only connection on each
+ * thread that serves: reads take microseconds, and WAL lets them go on while the writer commits.
  *
  * WHY never open the files of the data directory that SQLite uses (`berth.db*`, `berth.lock`) with `node:fs` in this
  * process: POSIX drops all of a process's locks on a file when any of its descriptors for it is closed.
@@ -9,64 +9,116 @@ import { closeSync, openSync, readFileSync, writeFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
 import type { SQLInputValue, StatementSync } from 'node:sqlite';
-import { Worker } from 'node:worker_threads';
+import type { MessagePort } from 'node:worker_threads';
 import { Kysely, SqliteDialect } from 'kysely';
-import { Fault } from '../domain/faults.ts';
 import { requireCurrent } from './migrations.ts';
 import type { Schema } from './schema.ts';
 import type { PreparedQuery, StoreOf } from './store.ts';
 import type { Registry } from './transactions.ts';
-import type { Answer, Failure, FromWriter, Request, ToWriter, WriterData } from './writer.ts';
+import { openWriterClient, unavailable, type WriterClient } from './writer-client.ts';
+import { startWriter, type WriterThread } from './writer-thread.ts';
 
 /** Statements kept by their text. Lists of varying length make many texts; the oldest give way. */
 const STATEMENTS_MAX = 500;
-/** Writes waiting for the writer; more are refused. */
-const PENDING_MAX = 20_000;
 const BUSY_MS = 5000;
 /** Bytes of the database read through the page cache of the kernel instead of by system calls. */
 const MMAP_BYTES = 256 * 1_048_576;
+/** How long a read transaction is held open at most: older ones keep the log from being copied into the database. */
+const SNAPSHOT_MS = 100;
 
 export interface SqliteStore<R extends Registry> extends StoreOf<R> {
   /** Commits (that is, syncs to disk) so far; many transactions share one. */
   readonly commits: number;
 }
 
+/** What threads of this process need to use the database too; see `joinSqlite`. */
+export interface SharedSqlite {
+  readonly file: string;
+  /** Counts commits, over shared memory: every thread sees a commit before anybody hears that it is done. */
+  readonly commits: Int32Array<SharedArrayBuffer>;
+  /** A new channel to the writer, as soon as there is one. */
+  connect(): Promise<MessagePort>;
+}
+
+export interface OwnedSqliteStore<R extends Registry> extends SqliteStore<R> {
+  /** absent when opened for reading only */
+  readonly shared?: SharedSqlite | undefined;
+}
+
+export interface SqliteOptions {
+  readonly file: string;
+  readonly readOnly?: boolean;
+  /** Hears that the writer thread died, and why. It is started again. */
+  readonly onWriterLost?: (cause: unknown) => void;
+}
+
 /** See `openSqliteStore`. `registry` is the module that exports `TRANSACTIONS`, loaded by the writer thread. */
 export async function openSqlite<R extends Registry>(
-  options: { file: string; readOnly?: boolean },
+  { file, readOnly = false, onWriterLost: onLost = () => {} }: SqliteOptions,
   registry: URL,
-): Promise<SqliteStore<R>> {
-  const { file, readOnly = false } = options;
-  const unlock = readOnly ? undefined : lock(file);
-  let writer: Writer | undefined;
+): Promise<OwnedSqliteStore<R>> {
+  if (readOnly) return readOnlyStore(await openReader(file));
+  const unlock = lock(file);
+  let writer: WriterThread | undefined;
   try {
-    if (!readOnly) {
-      createPrivate(file);
-      writer = await startWriter({ file, registry: registry.href });
-    }
-    const reader = await openReader(file, writer !== undefined);
-    writer?.onCommit(reader.snapshot.end);
-    return {
-      engine: 'sqlite',
-      read: reader.read,
-      prepare: reader.prepare,
-      transact: (writer?.transact ?? refuseWrites) as SqliteStore<R>['transact'],
-      get commits() {
-        return writer?.commits() ?? 0;
+    createPrivate(file);
+    const commits = new Int32Array(new SharedArrayBuffer(4));
+    writer = await startWriter({ data: { file, registry: registry.href, commits }, onLost });
+    const { connect: connectWriter, close: closeWriter } = writer;
+    const shared = { file, commits, connect: connectWriter };
+    const store = await joinSqlite<R>(shared);
+    return Object.defineProperties(
+      {
+        ...store,
+        shared,
+        close: once(async () => {
+          // WHY the reader first: the last connection to close copies the log into the database, and must be able to write.
+          await store.close();
+          await closeWriter();
+          unlock();
+        }),
       },
-      close: once(async () => {
-        await writer?.drain();
-        // WHY the reader first: the last connection to close copies the log into the database, and must be able to write.
-        await reader.close();
-        await writer?.close();
-        unlock?.();
-      }),
-    };
+      { commits: { get: () => store.commits } },
+    ) as OwnedSqliteStore<R>;
   } catch (error) {
     await writer?.close();
-    unlock?.();
+    unlock();
     throw error;
   }
+}
+
+/**
+ * The database on another thread of the process that owns it: a connection of its own for reads, the one writer for
+ * transactions. To be closed before its owner.
+ */
+export async function joinSqlite<R extends Registry>(shared: SharedSqlite): Promise<SqliteStore<R>> {
+  const reader = await openReader(shared.file, shared.commits);
+  let writer: WriterClient;
+  try {
+    writer = await openWriterClient({ connect: shared.connect, onCommit: reader.snapshot.end });
+  } catch (error) {
+    await reader.close();
+    throw error;
+  }
+  return {
+    engine: 'sqlite',
+    read: reader.read,
+    prepare: reader.prepare,
+    transact: writer.transact as SqliteStore<R>['transact'],
+    get commits() {
+      return writer.commits();
+    },
+    close: once(async () => {
+      await writer.drain();
+      await reader.close();
+      writer.close();
+    }),
+  };
+}
+
+function readOnlyStore<R extends Registry>(reader: SqliteReader): OwnedSqliteStore<R> {
+  const { read, prepare, close } = reader;
+  return { engine: 'sqlite', read, prepare, transact: refuseWrites, commits: 0, close: once(close) };
 }
 
 /** Opens a connection with the settings both threads share. */
@@ -136,28 +188,45 @@ function rowReader(statement: StatementSync): (parameters: SQLInputValue[]) => R
 
 /** See {@link holdSnapshot}. */
 interface Snapshot {
-  /** Before each query: makes sure that it sees everything committed so far as this process knows. */
+  /** Before each query: makes sure that it sees everything committed so far. */
   begin(): void;
-  /** When the writer has committed: the next query must see it. */
+  /** Lets go of what is held. */
   end(): void;
 }
 
 /**
  * Keeps one read transaction open between commits, so that a query does not have to take and release SQLite's locks: five
- * microseconds become three. INVARIANT: only with the writer in this process, whose every commit is announced before its
- * caller hears of it. The transaction is ended at the announcement and not at the next query, so that it never holds up
- * the checkpoint.
+ * microseconds become three. INVARIANT: only with the writer in this process, which counts a commit in shared memory
+ * before anybody hears of it. So a query sees whatever was acknowledged to anyone, on any thread, before it began.
+ *
+ * The transaction is also ended when this thread is told of a commit, and after a while, so that an idle thread does not
+ * hold up the checkpoint.
  */
-function holdSnapshot(database: DatabaseSync): Snapshot {
+function holdSnapshot(database: DatabaseSync, commits: Int32Array<SharedArrayBuffer>): Snapshot {
   const begin = database.prepare('begin');
   const commit = database.prepare('commit');
+  let seen = 0;
+  let timer: NodeJS.Timeout | undefined;
+  const end = (): void => {
+    if (database.isOpen && database.isTransaction) commit.run();
+  };
+  const expire = (): void => {
+    timer = undefined;
+    end();
+  };
   return {
     begin: () => {
-      if (!database.isTransaction) begin.run();
+      // WHY read first: what is committed from here on changes it, whether or not the transaction sees that already.
+      const now = Atomics.load(commits, 0);
+      if (database.isTransaction) {
+        if (now === seen) return;
+        commit.run();
+      }
+      seen = now;
+      begin.run();
+      timer ??= setTimeout(expire, SNAPSHOT_MS).unref();
     },
-    end: () => {
-      if (database.isOpen && database.isTransaction) commit.run();
-    },
+    end,
   };
 }
 
@@ -165,9 +234,11 @@ interface SqliteReader extends Pick<SqliteStore<Registry>, 'read' | 'prepare' | 
   readonly snapshot: Snapshot;
 }
 
-async function openReader(file: string, writerIsHere: boolean): Promise<SqliteReader> {
+/** With `commits` of the writer of this process, or without when another process may write. */
+async function openReader(file: string, commits?: Int32Array<SharedArrayBuffer>): Promise<SqliteReader> {
   const database = connect(file, true);
-  const snapshot = writerIsHere ? holdSnapshot(database) : { begin: () => {}, end: () => {} };
+  const snapshot =
+    commits === undefined ? { begin: () => {}, end: () => {} } : holdSnapshot(database, commits);
   const read = queryBuilder(database, snapshot.begin);
   const close = async (): Promise<void> => {
     // WHY both: Kysely closes only what it has used.
@@ -192,10 +263,6 @@ async function openReader(file: string, writerIsHere: boolean): Promise<SqliteRe
 
 function refuseWrites(): Promise<never> {
   return Promise.reject(unavailable('The registry was opened for reading only'));
-}
-
-function unavailable(message: string): Fault {
-  return new Fault('ServiceUnavailableException', message);
 }
 
 /**
@@ -240,119 +307,4 @@ function createPrivate(file: string): void {
 function once<T>(action: () => T): () => T {
   let result: { value: T } | undefined;
   return () => (result ??= { value: action() }).value;
-}
-
-interface Pending {
-  resolve(output: unknown): void;
-  reject(error: unknown): void;
-}
-
-interface Writer {
-  transact(name: string, input: unknown): Promise<unknown>;
-  commits(): number;
-  /** Calls `listener` at every commit, before any of its transactions' callers is told. */
-  onCommit(listener: () => void): void;
-  /** Refuses new transactions and waits for those in flight. */
-  drain(): Promise<void>;
-  close(): Promise<void>;
-}
-
-/** Starts the writer thread; resolves once the database is migrated and it takes transactions. */
-async function startWriter(data: WriterData): Promise<Writer> {
-  const worker = new Worker(new URL('./writer.ts', import.meta.url), {
-    workerData: data,
-    name: 'store-writer',
-  });
-  const exited = new Promise<void>((resolve) => void worker.once('exit', () => resolve()));
-  const pending = new Map<number, Pending>();
-  let outgoing: Request[] = [];
-  let nextId = 0;
-  let commits = 0;
-  let announce = (): void => {};
-  let refusal: Fault | undefined;
-  let reportDrained: (() => void) | undefined;
-
-  const settle = (id: number, action: (waiting: Pending) => void): void => {
-    const waiting = pending.get(id);
-    pending.delete(id);
-    if (waiting !== undefined) action(waiting);
-    if (pending.size === 0) reportDrained?.();
-  };
-  const receive = (answer: Answer): void =>
-    settle(answer.id, (waiting) => {
-      if ('failure' in answer) waiting.reject(revive(answer.failure));
-      else waiting.resolve(answer.output);
-    });
-  const flush = (): void => {
-    const requests = outgoing;
-    outgoing = [];
-    try {
-      send(worker, requests);
-    } catch {
-      // Something in it is not plain data: only its own caller is at fault.
-      for (const request of requests) sendAlone(request);
-    }
-  };
-  const sendAlone = (request: Request): void => {
-    try {
-      send(worker, [request]);
-    } catch (error) {
-      settle(request.id, (waiting) => waiting.reject(error));
-    }
-  };
-
-  await new Promise<void>((resolve, reject) => {
-    let cause = '';
-    worker.on('message', (message: FromWriter) => {
-      if (message === 'ready') return resolve();
-      ({ commits } = message);
-      announce();
-      for (const answer of message.answers) receive(answer);
-    });
-    worker.on('error', (error) => {
-      cause = `: ${(error as Error).message}`;
-      reject(error);
-    });
-    worker.on('exit', () => {
-      const fault = unavailable(`The metadata writer stopped${cause}`);
-      refusal = fault;
-      for (const id of pending.keys()) settle(id, (waiting) => waiting.reject(fault));
-      reject(fault);
-    });
-  });
-
-  return {
-    commits: () => commits,
-    onCommit: (listener) => {
-      announce = listener;
-    },
-    transact: (name, input) =>
-      new Promise((resolve, reject) => {
-        if (refusal !== undefined) return reject(refusal);
-        if (pending.size >= PENDING_MAX) return reject(unavailable('Too many writes are waiting'));
-        const id = nextId++;
-        pending.set(id, { resolve, reject });
-        outgoing.push({ id, name, input });
-        if (outgoing.length === 1) queueMicrotask(flush);
-      }),
-    drain: async () => {
-      refusal ??= unavailable('The registry is shutting down');
-      if (pending.size > 0) await new Promise<void>((resolve) => (reportDrained = resolve));
-    },
-    close: async () => {
-      send(worker, 'close');
-      await exited;
-    },
-  };
-}
-
-function send(worker: Worker, message: ToWriter): void {
-  worker.postMessage(message, []);
-}
-
-/** The error a transaction threw on the writer thread, as it was. */
-function revive(failure: Failure): Error {
-  if ('fault' in failure) return new Fault(failure.fault, failure.message, failure.detail);
-  const { message, ...rest } = failure;
-  return Object.assign(new Error(message), rest);
 }

@@ -5,10 +5,12 @@
 import type { Reader } from './transaction.ts';
 import { TRANSACTIONS } from './transactions.ts';
 import type { InputOf, NameOf, OutputOf, Registry } from './transactions.ts';
-import { openSqlite } from './sqlite.ts';
+import { joinSqlite, openSqlite } from './sqlite.ts';
+import type { OwnedSqliteStore, SharedSqlite, SqliteOptions } from './sqlite.ts';
 import { openPostgres } from './postgres.ts';
 
 export type { Schema } from './schema.ts';
+export type { SharedSqlite } from './sqlite.ts';
 export type { Reader, Transaction, Tx } from './transaction.ts';
 export type { TransactionInput, TransactionName, TransactionOutput } from './transactions.ts';
 export { prepareResolve } from './aliases.ts';
@@ -176,10 +178,16 @@ export type Store = StoreOf<typeof TRANSACTIONS>;
 
 /**
  * Opens (and makes) the SQLite database `file`. The process owns the directory it lies in until `close`: a second owner
- * is refused with an error that names the first. With `readOnly` it owns nothing and `transact` refuses.
+ * is refused with an error that names the first. With `readOnly` it owns nothing and `transact` refuses. Other threads
+ * of the process join with what `shared` holds.
  */
-export function openSqliteStore(options: { file: string; readOnly?: boolean }): Promise<Store> {
+export function openSqliteStore(options: SqliteOptions): Promise<OwnedSqliteStore<typeof TRANSACTIONS>> {
   return openSqlite(options, new URL('./transactions.ts', import.meta.url));
+}
+
+/** The store of this process's owner on another thread; to be closed before the owner's. */
+export function joinSqliteStore(shared: SharedSqlite): Promise<Store> {
+  return joinSqlite(shared);
 }
 
 /** Opens a PostgreSQL database, `postgres://…`, with at most `poolMax` connections (16 unless told). */

@@ -15,6 +15,11 @@ import { templateTransactions } from './templates.ts';
 import { storageClassTransactions } from './storage-class.ts';
 import { uploadTransactions } from './uploads.ts';
 
+/** Changes nothing: it succeeds when transactions can be run. */
+const probeTransactions = {
+  'store.probe': (() => Promise.resolve(null)) satisfies Transaction<null, null>,
+};
+
 /** Every write there is, by name. The writer thread imports this file itself: functions do not cross threads. */
 export const TRANSACTIONS = {
   ...identityTransactions,
@@ -32,6 +37,7 @@ export const TRANSACTIONS = {
   ...damageTransactions,
   ...checkTransactions,
   ...backupTransactions,
+  ...probeTransactions,
 } as const;
 
 /** What a store can be opened with: transactions by name. */

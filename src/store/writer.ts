@@ -15,6 +15,8 @@ export interface WriterData {
   readonly file: string;
   /** href of the module that exports `TRANSACTIONS` */
   readonly registry: string;
+  /** One number, counted up after every commit and before its callers are told; it may wrap. */
+  readonly commits: Int32Array<SharedArrayBuffer>;
 }
 
 export interface Request {
@@ -36,8 +38,11 @@ export type Answer =
   | { readonly id: number; readonly output: unknown }
   | { readonly id: number; readonly failure: Failure };
 
-export type FromWriter = 'ready' | { readonly answers: readonly Answer[]; readonly commits: number };
-export type ToWriter = readonly Request[] | 'close';
+/** What goes over the channel of a thread that writes. */
+export type FromWriter = { readonly answers: readonly Answer[]; readonly commits: number };
+export type ToWriter = readonly Request[];
+/** What the owner of the writer thread tells it. It answers `ready` once. */
+export type ToWriterThread = { readonly connect: MessagePort } | 'close';
 
 /** A commit is due after this many transactions or this long, so that the first of a batch does not wait for ever. */
 const BATCH_MAX = 256;
@@ -55,7 +60,7 @@ const UNAVAILABLE = new Set([3, 5, 6, 7, 8, 9, 10, 13, 14, 15]);
 
 if (parentPort !== null) await serve(parentPort, workerData as WriterData);
 
-async function serve(port: MessagePort, { file, registry }: WriterData): Promise<void> {
+async function serve(owner: MessagePort, { file, registry, commits: counter }: WriterData): Promise<void> {
   const { TRANSACTIONS } = (await import(registry)) as { TRANSACTIONS: Registry };
   const database = connect(file, false);
   database.exec(`
@@ -68,7 +73,8 @@ async function serve(port: MessagePort, { file, registry }: WriterData): Promise
   await migrate(tx, 'sqlite');
 
   const writing: Writing = { database, tx, run: statementRunner(database) };
-  const queue: Request[] = [];
+  const clients = new Set<MessagePort>();
+  const queue: Queued[] = [];
   let commits = 0;
   let running = false;
   let closing = false;
@@ -76,7 +82,9 @@ async function serve(port: MessagePort, { file, registry }: WriterData): Promise
   const work = async (): Promise<void> => {
     const answers = await runBatch(writing, TRANSACTIONS, queue);
     commits += 1;
-    send(port, answers, commits);
+    // INVARIANT: before any answer, so that who hears of a commit, or hears of one who did, reads it on every thread.
+    Atomics.add(counter, 0, 1);
+    for (const [port, its] of answers) send(port, its, commits);
     advance();
   };
   const advance = (): void => {
@@ -88,15 +96,30 @@ async function serve(port: MessagePort, { file, registry }: WriterData): Promise
   const finish = (): void => {
     database.exec('pragma optimize');
     database.close();
-    port.close();
+    for (const port of clients) port.close();
+    owner.close();
+  };
+  const admit = (port: MessagePort): void => {
+    clients.add(port);
+    port.on('close', () => clients.delete(port));
+    port.on('message', (requests: ToWriter) => {
+      for (const request of requests) queue.push({ port, request });
+      if (!running) advance();
+    });
   };
 
-  port.on('message', (message: ToWriter) => {
-    if (message === 'close') closing = true;
-    else for (const request of message) queue.push(request);
+  owner.on('message', (message: ToWriterThread) => {
+    if (message !== 'close') return admit(message.connect);
+    closing = true;
     if (!running) advance();
   });
-  port.postMessage('ready' satisfies FromWriter);
+  owner.postMessage('ready');
+}
+
+/** A request and the channel its answer goes to. */
+interface Queued {
+  readonly port: MessagePort;
+  readonly request: Request;
 }
 
 function send(port: MessagePort, answers: readonly Answer[], commits: number): void {
@@ -143,25 +166,39 @@ function statementRunner(database: DatabaseSync): (statement: Control) => void {
 }
 
 /** Takes requests off the queue and runs them in one commit. Never throws: a commit that fails is every request's failure. */
-async function runBatch(writing: Writing, registry: Registry, queue: Request[]): Promise<Answer[]> {
+async function runBatch(
+  writing: Writing,
+  registry: Registry,
+  queue: Queued[],
+): Promise<Map<MessagePort, Answer[]>> {
   const { database, run } = writing;
-  const batch: Request[] = [];
+  const batch: Queued[] = [];
   const answers: Answer[] = [];
   const until = performance.now() + BATCH_MS;
   try {
     run('begin immediate');
-    for (let request = queue.shift(); request !== undefined; request = queue.shift()) {
-      batch.push(request);
-      answers.push(await runOne(writing, registry, request));
+    for (let queued = queue.shift(); queued !== undefined; queued = queue.shift()) {
+      batch.push(queued);
+      answers.push(await runOne(writing, registry, queued.request));
       if (batch.length >= BATCH_MAX || performance.now() >= until) break;
     }
     run('commit');
-    return answers;
+    return byPort(batch, (_, i) => answers[i] as Answer);
   } catch (error) {
     if (database.isTransaction) run('rollback');
-    const first = batch.length === 0 ? queue.splice(0, BATCH_MAX) : batch;
-    return first.map(({ id }) => ({ id, failure: describe(error) }));
+    const failed = batch.length === 0 ? queue.splice(0, BATCH_MAX) : batch;
+    return byPort(failed, ({ id }) => ({ id, failure: describe(error) }));
   }
+}
+
+function byPort(
+  batch: readonly Queued[],
+  answerOf: (request: Request, i: number) => Answer,
+): Map<MessagePort, Answer[]> {
+  const answers = new Map<MessagePort, Answer[]>();
+  for (const [i, { port, request }] of batch.entries())
+    answers.getOrInsertComputed(port, () => []).push(answerOf(request, i));
+  return answers;
 }
 
 /** Throws only when the whole batch is lost: SQLite rolls everything back itself on some errors (disk full, I/O). */
