@@ -3,10 +3,11 @@
  * tests, which therefore test the server as it runs.
  */
 import { existsSync } from 'node:fs';
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createFileBlobStore } from './blobs/blobs.ts';
-import { ConfigError, readGuardrailsFile, type Config } from './config.ts';
+import { ConfigError, readGuardrailsFile, speaksTls, type Config } from './config.ts';
 import { isRegionName } from './domain/names.ts';
 import { createDownloads, createEcrOperations, type RegistryUri } from './ecr/ecr.ts';
 import { createEvents, createEventsDoor } from './events/events.ts';
@@ -38,14 +39,14 @@ import {
   type GarbageReport,
   type Registry,
 } from './registry/registry.ts';
-import { startServer, type Doors } from './server.ts';
+import { startServer, type Doors, type TlsPair } from './server.ts';
 import { openPostgresStore, openSqliteStore, type Store } from './store/store.ts';
 
 export interface Surroundings {
   readonly log: Logger;
   /** epoch milliseconds */
   readonly clock: () => number;
-  readonly tls: { readonly cert: Buffer; readonly key: Buffer } | undefined;
+  readonly tls: TlsPair | undefined;
   /** Where first-start credentials are written before they become valid, and taken back from when they did not. */
   readonly credentialsFile: { write(key: Credentials): Promise<void>; remove(): Promise<void> };
 }
@@ -59,6 +60,8 @@ export interface Berth {
   /** the key of `admin`, the one time it is made */
   readonly firstCredentials: Credentials | undefined;
   readonly registry: Registry;
+  /** New connections get this certificate, open ones go on. @throws Error, changing nothing, when it cannot be used */
+  reloadTls(pair: TlsPair): void;
   /** Lets requests in flight end, then writes what is batched and closes everything. */
   stop(): Promise<void>;
 }
@@ -163,6 +166,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
         onError,
       }),
       metrics: observation.metricsDoor,
+      authority: () => readAuthority(join(config.data, 'tls', 'ca.pem')),
       ready: async () => {
         await store.read.selectFrom('account').select('id').limit(1).execute();
       },
@@ -187,6 +191,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       port: server.port,
       firstCredentials,
       registry,
+      reloadTls: (pair) => server.reloadTls(pair),
       async stop() {
         await events.stop();
         await server.drain();
@@ -204,6 +209,13 @@ export async function start(config: Config, surroundings: Surroundings): Promise
     await store.close();
     throw error;
   }
+}
+
+/** The certificates in the file, and nothing else that may be in it; `undefined` when there are none. */
+async function readAuthority(path: string): Promise<string | undefined> {
+  const text = await readFile(path, 'utf8').catch(() => '');
+  const certificates = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g);
+  return certificates === null ? undefined : `${certificates.join('\n')}\n`;
 }
 
 function openStore(config: Config): Promise<Store> {
@@ -262,7 +274,7 @@ function createRegistryUri(
   config: Config,
   listening: { readonly port: number },
 ): (account: string, region: string) => RegistryUri {
-  const scheme = config.tlsCert === null ? 'http' : 'https';
+  const scheme = speaksTls(config) ? 'https' : 'http';
   return (account, region) => {
     const host = config.registryHost
       .replaceAll('{account}', account)
@@ -273,8 +285,10 @@ function createRegistryUri(
 }
 
 function endpointOf(config: Config, port: number): string {
-  const host = config.host.includes(':') ? `[${config.host}]` : config.host;
-  return `${config.tlsCert === null ? 'http' : 'https'}://${host}:${port}`;
+  // WHY: the address that stands for all of them is none to connect to, and in no certificate
+  const name = ['0.0.0.0', '::'].includes(config.host) ? 'localhost' : config.host;
+  const host = name.includes(':') ? `[${name}]` : name;
+  return `${speaksTls(config) ? 'https' : 'http'}://${host}:${port}`;
 }
 
 /** Who asks in the STS operations that take unsigned requests. No policy names it, so nothing is allowed to it. */

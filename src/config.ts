@@ -115,6 +115,7 @@ export const SETTINGS = {
       return hosts.every((host) => /^[A-Za-z0-9.[\]:-]+$/.test(host)) ? hosts : undefined;
     },
   } satisfies Setting<readonly string[]>,
+  tls: { help: 'serve HTTPS with the certificate that "berth tls init" made', fallback: 'false', read: flag },
   'tls-cert': { help: 'PEM certificate chain; serves HTTPS', value: 'file', fallback: '', read: optional },
   'tls-key': { help: 'PEM private key of tls-cert', value: 'file', fallback: '', read: optional },
   'insecure-http': {
@@ -357,16 +358,26 @@ function checkTogether(config: Config): Config {
       'root-access-key-id and root-secret-access-key go together: only one of them is set',
     );
   }
-  if (config.tlsCert === null && !config.insecureHttp && !isLoopback(config.host)) {
+  if (config.tls && config.tlsCert !== null) {
+    throw new ConfigError(
+      'tls and tls-cert exclude each other: tls takes the certificate of the data directory',
+    );
+  }
+  if (!speaksTls(config) && !config.insecureHttp && !isLoopback(config.host)) {
     throw new ConfigError(
       `host ${config.host} is not loopback: passwords would cross the network in clear. ` +
-        'Set tls-cert and tls-key, or insecure-http if something in front speaks TLS.',
+        'Set tls, or tls-cert and tls-key, or insecure-http if something in front speaks TLS.',
     );
   }
   if (config.regions.length > 0 && !config.regions.includes(config.region)) {
     throw new ConfigError(`region ${config.region} is not among regions (${config.regions.join(', ')})`);
   }
   return config;
+}
+
+/** Whether the listener speaks HTTPS. */
+export function speaksTls(config: Pick<Config, 'tls' | 'tlsCert'>): boolean {
+  return config.tls || config.tlsCert !== null;
 }
 
 export function isLoopback(host: string): boolean {

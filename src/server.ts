@@ -6,6 +6,7 @@ import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
 import type { AddressInfo, Socket } from 'node:net';
+import { createSecureContext, type SecureContextOptions, Server as TlsServer } from 'node:tls';
 import { Exchange } from './http/http.ts';
 import { LIMITS } from './lib/limits.ts';
 
@@ -24,13 +25,21 @@ export interface Doors {
   readonly ready: () => Promise<void>;
   /** `/metrics`; absent when there are none */
   readonly metrics?: Door | undefined;
+  /** the certificate of the private CA, PEM; `undefined` when there is none */
+  readonly authority?: (() => Promise<string | undefined>) | undefined;
+}
+
+/** Certificate chain and private key, PEM. */
+export interface TlsPair {
+  readonly cert: Buffer;
+  readonly key: Buffer;
 }
 
 export interface ServerOptions {
   readonly doors: Doors;
   readonly host: string;
   readonly port: number;
-  readonly tls?: { readonly cert: Buffer; readonly key: Buffer } | undefined;
+  readonly tls?: TlsPair | undefined;
   /** called once when an answer is complete or its connection is gone; `durationMs` since the request's headers */
   readonly onDone: (exchange: Exchange, durationMs: number) => void;
   /** called when a door throws: a defect, never a client's mistake */
@@ -42,6 +51,12 @@ export interface RunningServer {
   /** requests that were begun and not answered to their end */
   readonly inFlight: number;
   readonly connections: number;
+  /**
+   * New connections get this certificate; open ones are not touched.
+   *
+   * @throws Error, changing nothing, when the pair cannot be used or the listener speaks no TLS
+   */
+  reloadTls(pair: TlsPair): void;
   /**
    * Stops listening, lets requests in flight end (none is cut), closes connections that have none, and resolves. A
    * connection whose next request is only beginning to arrive is given {@link STRAGGLER_MS}.
@@ -72,7 +87,7 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const server =
     options.tls === undefined
       ? createServer(listener)
-      : createTlsServer({ ...options.tls, minVersion: 'TLSv1.2', ALPNProtocols: ['http/1.1'] }, listener);
+      : createTlsServer({ ...secure(options.tls), ALPNProtocols: ['http/1.1'] }, listener);
   tune(server);
   server.on(options.tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
     traffic.sockets.add(socket);
@@ -93,8 +108,20 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     get connections() {
       return traffic.sockets.size;
     },
+    reloadTls: (pair) => reloadTls(server, pair),
     drain: () => drain(server, traffic),
   };
+}
+
+function secure(pair: TlsPair): SecureContextOptions {
+  return { ...pair, minVersion: 'TLSv1.2' };
+}
+
+function reloadTls(server: Server, pair: TlsPair): void {
+  if (!(server instanceof TlsServer)) throw new Error('the listener speaks no TLS');
+  // WHY first: setSecureContext has changed half of its state when it throws
+  createSecureContext(secure(pair));
+  server.setSecureContext(secure(pair));
 }
 
 async function drain(server: Server, traffic: Traffic): Promise<void> {
@@ -177,6 +204,7 @@ function chooseDoor(exchange: Exchange, doors: Doors, traffic: Traffic): Door {
   if (isRead(method)) {
     if (path === '/healthz') return enter(exchange, 'probe', answerHealth);
     if (path === '/readyz') return enter(exchange, 'probe', (it) => answerReady(it, doors.ready, traffic));
+    if (path === '/ca.pem') return enter(exchange, 'probe', (it) => answerAuthority(it, doors.authority));
     if (path === '/metrics' && doors.metrics !== undefined) return enter(exchange, 'probe', doors.metrics);
   }
   if (method === 'POST' || (method === 'GET' && isSignedOrAction(exchange)))
@@ -202,6 +230,17 @@ function isSignedOrAction(exchange: Exchange): boolean {
 
 async function answerHealth(exchange: Exchange): Promise<void> {
   exchange.send(200, { 'Content-Type': 'text/plain' }, 'ok\n');
+}
+
+/** The certificate to trust; it is public. */
+async function answerAuthority(exchange: Exchange, authority: Doors['authority']): Promise<void> {
+  const certificate = await authority?.();
+  if (certificate === undefined) {
+    exchange.send(404, { 'Content-Type': 'text/plain' }, 'This server has no private CA.\n');
+    return;
+  }
+  const headers = { 'Content-Type': 'application/x-pem-file', 'Cache-Control': 'no-cache' };
+  exchange.send(200, headers, certificate);
 }
 
 async function answerReady(

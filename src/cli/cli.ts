@@ -20,6 +20,8 @@ export class CommandError extends Error {
 
 const SERVE_KEYS = Object.keys(SETTINGS) as SettingKey[];
 const CLIENT_KEYS: readonly SettingKey[] = ['data'];
+/** what the names of certificates follow from */
+const NAME_KEYS: readonly SettingKey[] = ['data', 'host', 'account', 'region', 'regions', 'registry-host'];
 
 export function createMain(surroundings: Surroundings): { run(argv: readonly string[]): Promise<number> } {
   return {
@@ -90,6 +92,7 @@ function createProgram(surroundings: Surroundings): Command {
       });
     });
   addUpkeep(program, surroundings);
+  addTls(program, surroundings);
   const account = program.command('account').description('make and list accounts');
   withSettings(account.command('create').description('make an account with an administrator'), CLIENT_KEYS)
     .option('--id <id>', 'its twelve digits; random unless told')
@@ -164,6 +167,41 @@ function addUpkeep(program: Command, surroundings: Surroundings): void {
         verify: flags['verify'] === true,
         json: flags['json'] === true,
       });
+    });
+}
+
+function addTls(program: Command, surroundings: Surroundings): void {
+  const tls = program.command('tls').description('a private CA and a certificate for this server');
+  const several = (value: string, before: readonly string[]): string[] => [...before, value];
+  withSettings(tls.command('init').description('make them; again: renew the certificate'), NAME_KEYS)
+    .addOption(new Option('--name <name>', 'another name or address').argParser(several).default([]))
+    .addOption(
+      new Option('--permit <name>', 'a name (and those below it) that the new CA may certify later')
+        .argParser(several)
+        .default([]),
+    )
+    .option('--aws-names', "AWS's host names of ECR, STS and IAM in the regions of the settings")
+    .option('--days <count>', 'how long the certificate is valid', '397')
+    .option('--new-ca', 'make a new CA although there is one: clients have to trust it anew')
+    .option('--json', 'print one JSON object')
+    .action(async (flags: Flags & { readonly name: string[]; readonly permit: string[] }) => {
+      const { tlsInit } = await import('./tls.ts');
+      const { name: names, permit, days, ...rest } = flags;
+      // the address is asked for its name; whether it may be served in clear is another command's matter
+      await tlsInit(configOf({ ...rest, insecureHttp: true }, surroundings), surroundings, {
+        names,
+        permit,
+        awsNames: flags['awsNames'] === true,
+        newCa: flags['newCa'] === true,
+        days: String(days),
+        json: flags['json'] === true,
+      });
+    });
+  withSettings(tls.command('show').description('print names and expiry'), CLIENT_KEYS)
+    .option('--json', 'print one JSON object')
+    .action(async (flags: Flags) => {
+      const { tlsShow } = await import('./tls.ts');
+      await tlsShow(configOf(flags, surroundings), surroundings, flags['json'] === true);
     });
 }
 

@@ -3,6 +3,7 @@ import type { Config } from '../config.ts';
 import { signRequest, type Credentials } from '../lib/sigv4.ts';
 import { CommandError, type Surroundings } from './cli.ts';
 import { readCredentials, readServerRecord, type ServerRecord } from './data-directory.ts';
+import { trustOwnAuthority } from './tls-directory.ts';
 import { credentialsOf } from './client.ts';
 
 export interface EventsFlags {
@@ -31,6 +32,7 @@ const RETRY_MS = 1000;
  */
 export async function events(config: Config, surroundings: Surroundings, flags: EventsFlags): Promise<void> {
   const server = await readServerRecord(config.data);
+  await trustOwnAuthority(config.data);
   const ask = createClient(config, surroundings.env, server);
   const print = (line: object): void => void surroundings.stdout.write(`${JSON.stringify(line)}\n`);
   if (flags.replay !== undefined) {

@@ -1,8 +1,10 @@
-import { mkdir, readFile } from 'node:fs/promises';
+import { X509Certificate } from 'node:crypto';
+import { mkdir } from 'node:fs/promises';
 import { start, type Berth } from '../compose.ts';
 import { resolve } from 'node:path';
 import { defaultDataDirectory, type Config } from '../config.ts';
-import { createLog } from '../lib/log.ts';
+import type { TlsPair } from '../server.ts';
+import { createLog, type Logger } from '../lib/log.ts';
 import { CommandError, type Surroundings } from './cli.ts';
 import {
   readCredentials,
@@ -11,10 +13,13 @@ import {
   writeCredentials,
   writeServerRecord,
 } from './data-directory.ts';
+import { readServerTls } from './tls-directory.ts';
 import { packageVersion } from './version.ts';
 
 /** Signals this soon after the first are the same wish, not another. */
 const REPEATED_SIGNAL_MS = 1000;
+
+const EXPIRES_SOON_MS = 30 * 86_400_000;
 
 /**
  * Runs the server until SIGTERM or SIGINT, then lets the requests in flight end. A second signal exits at once (nothing
@@ -23,10 +28,11 @@ const REPEATED_SIGNAL_MS = 1000;
 export async function serve(config: Config, surroundings: Surroundings): Promise<void> {
   const log = createLog(config.logLevel);
   await mkdir(config.data, { recursive: true, mode: 0o700 });
+  const tls = await readServerTls(config);
   const berth = await start(config, {
     log,
     clock: Date.now,
-    tls: await readTls(config),
+    tls,
     credentialsFile: {
       write: ({ id, secret }) => writeCredentials(config.data, { accessKeyId: id, secretAccessKey: secret }),
       remove: () => removeCredentials(config.data),
@@ -46,6 +52,11 @@ export async function serve(config: Config, surroundings: Surroundings): Promise
     config.json ? readyLine(config, berth, surroundings.pid) : await banner(config, berth, surroundings),
   );
   log.info({ endpoint: berth.endpoint, data: config.data, version: packageVersion() }, 'ready');
+
+  if (tls !== undefined) {
+    noteCertificate(log, tls);
+    surroundings.on('SIGHUP', () => void reloadTls(config, berth, log));
+  }
 
   const signal = await firstSignal(surroundings);
   log.info({ signal }, 'draining');
@@ -72,13 +83,24 @@ function firstSignal(surroundings: Surroundings): Promise<string> {
   });
 }
 
-async function readTls(config: Config): Promise<{ cert: Buffer; key: Buffer } | undefined> {
-  if (config.tlsCert === null || config.tlsKey === null) return undefined;
+/** Takes the certificate that is in the files now; a pair that cannot be used is logged and changes nothing. */
+async function reloadTls(config: Config, berth: Berth, log: Logger): Promise<void> {
   try {
-    return { cert: await readFile(config.tlsCert), key: await readFile(config.tlsKey) };
+    const tls = await readServerTls(config);
+    if (tls === undefined) return;
+    berth.reloadTls(tls);
+    noteCertificate(log, tls);
   } catch (error) {
-    throw new CommandError(`cannot read the TLS files: ${(error as Error).message}`);
+    log.error({ err: error }, 'the certificate was not reloaded: the former one stays');
   }
+}
+
+/** Logs what is served, as a warning when it ends soon. */
+function noteCertificate(log: Logger, { cert }: TlsPair): void {
+  const { subjectAltName, validToDate, fingerprint256 } = new X509Certificate(cert);
+  const facts = { names: subjectAltName, expires: validToDate.toISOString(), sha256: fingerprint256 };
+  if (validToDate.getTime() - Date.now() < EXPIRES_SOON_MS) log.warn(facts, 'the certificate expires soon');
+  else log.info(facts, 'certificate');
 }
 
 /** One line for scripts. Holds no secret: first-start credentials are in `bootstrap/credentials`. */

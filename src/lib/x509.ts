@@ -187,7 +187,7 @@ function signCertificate(unsigned: Unsigned): string {
 }
 
 function exportKey(key: KeyObject): string {
-  return String(key.export({ type: 'pkcs8', format: 'pem' }));
+  return key.export({ type: 'pkcs8', format: 'pem' });
 }
 
 /** 126 random bits: positive, never zero, at most 20 octets, and of the same length always (RFC 5280 §4.1.2.2). */
