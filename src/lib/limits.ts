@@ -112,4 +112,11 @@ export const LIMITS = {
   issuerKeysMax: 200,
   /** Difference of clocks an identity token survives (iam-sts.md §5.5). */
   identityTokenSkewMs: 5 * 60_000,
+  /** Denials kept for explanations: of all, of one account, for how long; of one batch and how long it may wait. */
+  denialsMax: 10_000,
+  denialsPerAccountMax: 2000,
+  denialAgeMs: 86_400_000,
+  denialBatchPerAccountMax: 50,
+  denialBatchAccountsMax: 20,
+  denialBatchMs: 500,
 } as const;

@@ -43,6 +43,7 @@ const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [
   createRegistries,
   createIdentityTables,
   describeTags,
+  createDenials,
 ];
 
 function createTables({ text, int, bytes, keyed, wide }: Words): readonly string[] {
@@ -487,6 +488,22 @@ function describeTags(words: Words): readonly string[] {
       ('tag', 'tag', '1000000 10000 1'),
       ('tag', 'tag_image_digest', '1000000 10000 2 1')`,
     'analyze sqlite_schema',
+  ];
+}
+
+function createDenials({ text, int, wide }: Words): readonly string[] {
+  return [
+    `create table denial (
+      request_id ${text} not null primary key,
+      at ${int} not null,
+      account ${text} not null,
+      resource_account ${text} not null,
+      principal ${text} not null,
+      owner ${text} not null,
+      action ${text} not null,
+      content ${text} not null)${wide}`,
+    `create index denial_at on denial (at)`,
+    `create index denial_account on denial (account, at)`,
   ];
 }
 

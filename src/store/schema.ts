@@ -29,6 +29,7 @@ export interface Schema {
   iam_credential_report: IamCredentialReportTable;
   iam_deletion_task: IamDeletionTaskTable;
   sts_session: StsSessionTable;
+  denial: DenialTable;
   repository: RepositoryTable;
   repository_tag: RepositoryTagTable;
   blob: BlobTable;
@@ -262,6 +263,21 @@ interface StsSessionTable {
   token: string;
   /** end of the newest registry token; indexed */
   expires_at: number;
+}
+
+/** Requests that policies refused, for explanations. Bounded: the newest of a day. */
+interface DenialTable {
+  /** PK */
+  request_id: string;
+  /** indexed; index (account, at) */
+  at: number;
+  account: string;
+  resource_account: string;
+  principal: string;
+  owner: string;
+  action: string;
+  /** JSON */
+  content: string;
 }
 
 /** What an account set for its registry in one region. No row: the defaults. See store/registries.ts. */

@@ -33,6 +33,8 @@ export {
   referencesOfImage,
 } from './check.ts';
 export { isSetAside } from './damage.ts';
+export type { DenialRecord } from './denials.ts';
+export { findDenial, findNewestDenial } from './denials.ts';
 export type { ReviewedGarbage } from './garbage.ts';
 export { knownStorageKeys } from './garbage.ts';
 export type { DeadEvent, DeliveryTarget, PendingDelivery, PublishedEvent } from './events.ts';

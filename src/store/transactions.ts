@@ -2,6 +2,7 @@ import type { Transaction } from './transaction.ts';
 import { backupTransactions } from './backup.ts';
 import { checkTransactions } from './check.ts';
 import { damageTransactions } from './damage.ts';
+import { denialTransactions } from './denials.ts';
 import { eventTransactions } from './events.ts';
 import { garbageTransactions } from './garbage.ts';
 import { identityTransactions } from './identities.ts';
@@ -17,12 +18,13 @@ import { uploadTransactions } from './uploads.ts';
 
 /** Changes nothing: it succeeds when transactions can be run. */
 const probeTransactions = {
-  'store.probe': (() => Promise.resolve(null)) satisfies Transaction<null, null>,
+  'store.probe': (_tx: unknown, _input: object) => Promise.resolve(null),
 };
 
 /** Every write there is, by name. The writer thread imports this file itself: functions do not cross threads. */
 export const TRANSACTIONS = {
   ...identityTransactions,
+  ...denialTransactions,
   ...registryTransactions,
   ...repositoryTransactions,
   ...templateTransactions,
