@@ -22,6 +22,8 @@ const LEVELS: Readonly<Record<string, number>> = {
   events: 3,
   registry: 4,
   identity: 4,
+  metadata: 4,
+  tasks: 4,
   ecr: 5,
   oci: 5,
   'server.ts': 6,

@@ -93,6 +93,7 @@ function createProgram(surroundings: Surroundings): Command {
     });
   addUpkeep(program, surroundings);
   addTls(program, surroundings);
+  addMachines(program, surroundings);
   const account = program.command('account').description('make and list accounts');
   withSettings(account.command('create').description('make an account with an administrator'), CLIENT_KEYS)
     .option('--id <id>', 'its twelve digits; random unless told')
@@ -202,6 +203,41 @@ function addTls(program: Command, surroundings: Surroundings): void {
     .action(async (flags: Flags) => {
       const { tlsShow } = await import('./tls.ts');
       await tlsShow(configOf(flags, surroundings), surroundings, flags['json'] === true);
+    });
+}
+
+/** Roles for machines: what EC2 and ECS do inside AWS. */
+function addMachines(program: Command, surroundings: Surroundings): void {
+  const several = (value: string, before: readonly string[]): string[] => [...before, value];
+  withSettings(
+    program.command('imds').description("serve EC2's instance metadata with a role's credentials"),
+    CLIENT_KEYS,
+  )
+    .requiredOption('--role <role>', 'name or ARN of a role that trusts ec2.amazonaws.com')
+    .addOption(
+      new Option('--listen <address>', 'an IP address with port; may be repeated (default: 127.0.0.1:1338)')
+        .argParser(several)
+        .default([], 'none'),
+    )
+    .option('--allow-remote', 'listen also where other machines can ask')
+    .option('--instance-id <id>', 'i-...; derived from the machine unless told')
+    .option('--no-v1', 'answer only requests that carry a token')
+    .option('--hop-limit <count>', '1: only addresses of this machine get a token', '1')
+    .option('--duration <seconds>', "how long credentials are valid; the role's default unless told")
+    .option('--json', 'print one JSON object')
+    .action(async (flags: Flags & { readonly listen: string[] }) => {
+      const { imds } = await import('./imds.ts');
+      const { listen, ...rest } = flags;
+      await imds(configOf(rest, surroundings), surroundings, {
+        role: String(flags['role']),
+        listen: listen.length === 0 ? ['127.0.0.1:1338'] : listen,
+        allowRemote: flags['allowRemote'] === true,
+        instanceId: flags['instanceId'] as string | undefined,
+        v1: flags['v1'] !== false,
+        hopLimit: String(flags['hopLimit']),
+        duration: flags['duration'] as string | undefined,
+        json: flags['json'] === true,
+      });
     });
 }
 
