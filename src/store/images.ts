@@ -318,7 +318,9 @@ async function setTags(
       throw imageTagAlreadyExists(tag, repository.name, rules.mutability);
     }
   }
-  await writeTags(tx, input, fresh, isNew ? [] : await selectTagsOf(tx, repository.id, input.digest));
+  if (fresh.length > 0) {
+    await writeTags(tx, input, fresh, isNew ? NO_TAGS : await countTagsOf(tx, repository.id, input.digest));
+  }
   for (const part of chunks(renamed)) {
     await tx
       .updateTable('tag')
@@ -328,6 +330,25 @@ async function setTags(
       .execute();
   }
   return fresh;
+}
+
+/** How many tags an image has, and when the newest was given. */
+interface TagCount {
+  readonly count: number;
+  readonly newestAt: number;
+}
+
+const NO_TAGS: TagCount = { count: 0, newestAt: 0 };
+
+/** Of the index by image alone: a push costs the same however many tags the image has. */
+async function countTagsOf(tx: Tx, repositoryId: string, digest: string): Promise<TagCount> {
+  const { count, newestAt } = await tx
+    .selectFrom('tag')
+    .select((q) => [q.fn.countAll<number | string>().as('count'), q.fn.max('tagged_at').as('newestAt')])
+    .where('repository_id', '=', repositoryId)
+    .where('image_digest', '=', digest)
+    .executeTakeFirstOrThrow();
+  return { count: Number(count), newestAt: Number(newestAt ?? 0) };
 }
 
 /**
@@ -358,22 +379,20 @@ async function writeTags(
   tx: Tx,
   input: PutImageRow,
   tags: readonly string[],
-  present: readonly { tagged_at: number }[],
+  present: TagCount,
 ): Promise<void> {
-  const [first] = tags;
-  if (first === undefined) return;
   const { repository } = input;
-  const room = input.tagsPerImageMax - present.length;
+  const room = input.tagsPerImageMax - present.count;
   if (tags.length > room) {
     throw new Fault(
       'LimitExceededException',
-      `Adding tag '${tags[Math.max(room, 0)] ?? first}' to an image in the repository with name '${repository.name}' in registry ` +
+      `Adding tag '${tags[Math.max(room, 0)]}' to an image in the repository with name '${repository.name}' in registry ` +
         `with id '${repository.account}' exceeds the maximum allowed number of tags per image which is ` +
         `'${input.tagsPerImageMax}'`,
     );
   }
   // WHY distinct times: an image lists its tags in the order they were given.
-  let at = Math.max(input.now, (present.at(-1)?.tagged_at ?? 0) + 1);
+  let at = Math.max(input.now, present.newestAt + 1);
   for (const part of chunks(tags)) {
     await tx
       .insertInto('tag')
