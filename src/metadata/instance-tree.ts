@@ -106,8 +106,14 @@ async function iamInfo(
     Code: 'Success',
     LastUpdated: instant(held.updatedAt),
     InstanceProfileArn: arn,
-    InstanceProfileId: `AIPA${createHash('sha256').update(arn).digest('hex').slice(0, 17).toUpperCase()}`,
+    InstanceProfileId: profileId(arn),
   });
+}
+
+/** Of IAM's form, and the same for the same profile. */
+function profileId(arn: string): string {
+  const digest = createHash('sha256').update(arn).digest().subarray(0, 17);
+  return `AIPA${[...digest].map((byte) => 'ABCDEFGHIJKLMNOPQRSTUVWXYZ234567'[byte & 31]).join('')}`;
 }
 
 async function securityCredentials(
