@@ -3,7 +3,11 @@ import { LIMITS } from '../lib/limits.ts';
 import type { Exchange } from '../http/http.ts';
 import { commonHeaders } from './call.ts';
 
-/** Page parameters of a list. `n` over the limit is clamped, as distribution does; clients follow the link. */
+/**
+ * Page parameters of a list.
+ *
+ * @throws Fault MethodNotAllowed with ECR's sentence when `n` is over its limit (registry-protocol.md §3.3)
+ */
 function readPage(exchange: Exchange): { limit: number; last: string | undefined } {
   const max = LIMITS.listPageMax;
   if (exchange.rawQuery === '') return { limit: max, last: undefined };
@@ -11,8 +15,14 @@ function readPage(exchange: Exchange): { limit: number; last: string | undefined
   if (n !== null && !/^\d{1,18}$/.test(n)) {
     throw new Fault('PaginationNumberInvalid', 'invalid number of results requested');
   }
+  if (Number(n) > max) {
+    throw new Fault(
+      'MethodNotAllowed',
+      `Invalid parameter at 'maxResults' failed to satisfy constraint: 'Member must have value less than or equal to ${max}'`,
+    );
+  }
   const last = exchange.query.get('last');
-  return { limit: n === null ? max : Math.min(Number(n), max), last: last === null ? undefined : last };
+  return { limit: n === null ? max : Number(n), last: last === null ? undefined : last };
 }
 
 /**

@@ -285,7 +285,7 @@ describe('the list of tags', () => {
   const pages: [query: string, tags: string[], link: string | undefined][] = [
     ['', all, undefined],
     ['?n=8', all, undefined],
-    ['?n=100000', all, undefined],
+    ['?n=1000', all, undefined],
     ['?n=3', ['1', '10', '2'], `</v2/${name}/tags/list?n=3&last=2>; rel="next"`],
     ['?n=3&last=2', ['A', 'B', '_x'], `</v2/${name}/tags/list?n=3&last=_x>; rel="next"`],
     ['?n=3&last=_x', ['a', 'b'], undefined],
@@ -302,6 +302,21 @@ describe('the list of tags', () => {
         server,
         { path: `/v2/${name}/tags/list${query}` },
         { status: 200, json: { name, tags }, headers: { Link: link, 'Content-Type': 'application/json' } },
+      );
+    });
+  }
+  for (const n of ['1001', '100000', '999999999999999999']) {
+    it(`refuses n=${n} as ECR does`, async () => {
+      await check(
+        server,
+        { path: `/v2/${name}/tags/list?n=${n}` },
+        {
+          status: 405,
+          error: [
+            'UNSUPPORTED',
+            /^Invalid parameter at 'maxResults' failed to satisfy constraint: 'Member must have value less than or equal to 1000'$/,
+          ],
+        },
       );
     });
   }
