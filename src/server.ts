@@ -75,10 +75,17 @@ interface Traffic {
   /** answers under way */
   readonly answers: Set<ServerResponse>;
   readonly sockets: Set<Socket>;
+  /** connections whose TLS handshake is not over, by the peer's address and port */
+  readonly handshakes: Map<string, Socket>;
 }
 
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
-  const traffic: Traffic = { draining: false, answers: new Set(), sockets: new Set() };
+  const traffic: Traffic = {
+    draining: false,
+    answers: new Set(),
+    sockets: new Set(),
+    handshakes: new Map(),
+  };
   const listener = (request: IncomingMessage, response: ServerResponse): void => {
     // WHY: without this a client could keep its connection, and so the drain, alive for ever.
     if (traffic.draining) response.shouldKeepAlive = false;
@@ -87,12 +94,16 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
   const server =
     options.tls === undefined
       ? createServer(listener)
-      : createTlsServer({ ...secure(options.tls), ALPNProtocols: ['http/1.1'] }, listener);
+      : createTlsServer(
+          { ...secure(options.tls), ALPNProtocols: ['http/1.1'], handshakeTimeout: LIMITS.headersMs },
+          listener,
+        );
   tune(server);
   server.on(options.tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
     traffic.sockets.add(socket);
     socket.once('close', () => traffic.sockets.delete(socket));
   });
+  if (options.tls !== undefined) watchHandshakes(server, traffic);
   await new Promise<void>((resolve, reject) => {
     server.once('error', reject);
     server.listen(options.port, options.host, () => {
@@ -124,6 +135,19 @@ function reloadTls(server: Server, pair: TlsPair): void {
   server.setSecureContext(secure(pair));
 }
 
+/** WHY by address: a TLS socket does not tell which connection it is on. */
+function watchHandshakes(server: Server, { handshakes }: Traffic): void {
+  const peerOf = (socket: Socket): string => `${socket.remoteAddress} ${socket.remotePort}`;
+  server.on('connection', (socket: Socket) => {
+    const peer = peerOf(socket);
+    handshakes.set(peer, socket);
+    socket.once('close', () => {
+      if (handshakes.get(peer) === socket) handshakes.delete(peer);
+    });
+  });
+  server.on('secureConnection', (socket: Socket) => handshakes.delete(peerOf(socket)));
+}
+
 async function drain(server: Server, traffic: Traffic): Promise<void> {
   traffic.draining = true;
   for (const answer of traffic.answers) if (!answer.headersSent) answer.shouldKeepAlive = false;
@@ -139,6 +163,7 @@ async function drain(server: Server, traffic: Traffic): Promise<void> {
       else if (waiting.has(socket)) socket.destroy();
       else waiting.add(socket);
     }
+    for (const socket of traffic.handshakes.values()) socket.destroy();
   }, STRAGGLER_MS / 2);
   await closed.finally(() => clearInterval(timer));
 }
