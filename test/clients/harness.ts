@@ -10,6 +10,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { delimiter, join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
+import { getCACertificates, setDefaultCACertificates } from 'node:tls';
 import { fileURLToPath } from 'node:url';
 import { signRequest, type Credentials } from '../../src/lib/sigv4.ts';
 
@@ -250,6 +251,10 @@ export interface BerthOptions {
   readonly environment?: Environment;
   /** How far the server's clock is ahead of the machine's. */
   readonly aheadMs?: number;
+  /** Serves HTTPS with a certificate that `berth tls init` makes with these arguments; this process trusts its CA. */
+  readonly tls?: readonly string[];
+  /** What to start it with: a program that runs another, as `nsenter` does. */
+  readonly inside?: readonly string[];
   /** Starts it by bin/berth.js, with whatever options of Node.js that gives it: for measurements. */
   readonly asShipped?: boolean;
 }
@@ -261,22 +266,16 @@ export async function startBerth({
   environment,
   aheadMs = 0,
   asShipped = false,
+  tls,
+  inside = [],
 }: BerthOptions): Promise<BerthServer> {
   const main = asShipped ? join(ROOT, 'bin', 'berth.js') : join(ROOT, 'src', 'main.ts');
   const shift = `const now = Date.now; Date.now = () => now() + ${aheadMs};`;
   const clock = aheadMs === 0 ? [] : ['--import', `data:text/javascript,${encodeURIComponent(shift)}`];
-  const command = [
-    process.execPath,
-    ...clock,
-    main,
-    'serve',
-    '--port',
-    '0',
-    '--data',
-    data,
-    '--json',
-    ...flags,
-  ];
+  if (tls !== undefined) await initTls(data, tls);
+  const secure = tls === undefined ? [] : ['--tls'];
+  const serve = ['serve', '--port', '0', '--data', data, '--json', ...secure, ...flags];
+  const command = [...inside, process.execPath, ...clock, main, ...serve];
   let printed = '';
   let announce: (line: string) => void;
   const ready = new Promise<string>((resolve) => (announce = resolve));
@@ -316,6 +315,19 @@ export async function startBerth({
     registry: registryHost,
     data,
   };
+}
+
+/** Makes CA and certificate, or renews it; requests of this process trust the CA from then on. */
+export async function initTls(data: string, args: readonly string[] = []): Promise<void> {
+  const main = join(ROOT, 'src', 'main.ts');
+  const init = [process.execPath, main, 'tls', 'init', '--data', data, ...args];
+  await ok(init, { environment: { ...LAUNCHER, ...plainEnvironment() } });
+  setDefaultCACertificates([...getCACertificates('default'), await readFile(authorityFile(data), 'utf8')]);
+}
+
+/** The certificate of the CA that `berth tls init` made. */
+export function authorityFile(data: string): string {
+  return join(data, 'tls', 'ca.pem');
 }
 
 function plainEnvironment(): Environment {
