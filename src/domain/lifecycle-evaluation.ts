@@ -7,6 +7,7 @@
  * - A member of an index is left alone until no index of the repository needs it, in a later run.
  * - A referrer whose subject is in the repository is not selected or counted; it shares its subject's fate.
  */
+import { ImageColumns, Places } from './lifecycle-columns.ts';
 import { explainImage, type ImageFate, type LifecycleExplanation } from './lifecycle-explanation.ts';
 import {
   arrangeImages,
@@ -42,52 +43,108 @@ export interface BlockedLifecycleAction extends LifecycleAction {
   readonly indexes: readonly string[];
 }
 
+/** Entries that are made when they are asked for. */
+export interface Sequence<T> extends Iterable<T> {
+  readonly length: number;
+}
+
 export interface LifecycleEvaluation {
   /** Oldest first, each image at most once; a referrer before its subject, so that a run cut short leaves no orphan. */
-  readonly actions: readonly LifecycleAction[];
+  readonly actions: Sequence<LifecycleAction>;
   /** oldest first */
-  readonly blocked: readonly BlockedLifecycleAction[];
+  readonly blocked: Sequence<BlockedLifecycleAction>;
   /** Once the actions are done, a further run has more to do: some blocked image waits only for indexes that are acted on now. */
   readonly unfinished: boolean;
   /** `undefined` for a digest that was not among the images. */
   readonly explain: (digest: string) => LifecycleExplanation | undefined;
+  /** The image as it was evaluated. */
+  readonly find: (digest: string) => LifecycleImage | undefined;
 }
 
 /**
  * Evaluates `policy` over all images of one repository, archived ones included, at `now` (ms). A digest given twice must be
- * the same image, and counts once. Takes O(n log n + n × entries of tag lists); keeps the images and about 100 bytes beside each.
+ * the same image, and counts once. Takes O(n log n + n × entries of tag lists), and about 150 bytes for an image beside its tags.
  */
 export function evaluateLifecycle(
   policy: LifecyclePolicy,
   images: Iterable<LifecycleImage>,
   now: number,
 ): LifecycleEvaluation {
-  const steps = evaluateLifecycleInSteps(policy, images, now);
+  const columns = new ImageColumns();
+  for (const image of images) columns.add(image);
+  const steps = evaluateLifecycleInSteps(policy, columns, now);
   for (;;) {
     const { done, value } = steps.next();
     if (done === true) return value;
   }
 }
 
-/** The same for a thread that has other work: yields about every millisecond, except while it sorts (give images youngest first). */
+/** The same for a thread that has other work: yields about every millisecond, except while it sorts (add images youngest first). */
 export function* evaluateLifecycleInSteps(
   policy: LifecyclePolicy,
-  images: Iterable<LifecycleImage>,
+  images: ImageColumns,
   now: number,
 ): Generator<undefined, LifecycleEvaluation, undefined> {
   const rules = policy.rules.toSorted((a, b) => a.rulePriority - b.rulePriority).map(compileRule);
   const set = yield* arrangeImages(images);
   const marking = yield* mark(rules, set, now);
   const fates = yield* decide(rules, set, marking);
+  const fateAt = (place: number): ImageFate | undefined => {
+    const rule = rules[fates.ruleOf[place] ?? UNOWNED]?.rule;
+    if (rule === undefined) return undefined;
+    const action = actionOf(rule);
+    const indexes = indexesInTheWay(set, place, action).map(set.digestAt);
+    return { rulePriority: rule.rulePriority, action, indexes };
+  };
   return {
-    actions: fates.actions,
-    blocked: fates.blocked,
-    unfinished: isUnfinished(fates),
+    actions: sequence(fates.acting, (place) => describe(set, place, fateAt(place))),
+    blocked: sequence(fates.blocked, (place) => {
+      const fate = fateAt(place);
+      const { indexes = [] } = fate ?? {};
+      return {
+        ...describe(set, place, fate),
+        failureCode: 'ImageReferencedByManifestList' as const,
+        indexes,
+      };
+    }),
+    unfinished: isUnfinished(rules, set, fates),
     explain: (digest) => {
-      const place = set.placeOf.get(digest);
+      const place = set.placeOf(digest);
       if (place === undefined) return undefined;
-      return explainImage({ place, set, rules, marking, now, fate: fates.fateOf.get(place) });
+      return explainImage({ place, set, rules, marking, now, fate: fateAt(place) });
     },
+    find: (digest) => {
+      const place = set.placeOf(digest);
+      return place === undefined ? undefined : set.at(place);
+    },
+  };
+}
+
+function sequence<T>(places: Places, entryAt: (place: number) => T): Sequence<T> {
+  return {
+    length: places.length,
+    *[Symbol.iterator]() {
+      for (const place of places) yield entryAt(place);
+    },
+  };
+}
+
+function actionOf({ action }: LifecycleRule): LifecycleAction['action'] {
+  return action.type === 'expire' ? 'EXPIRE' : 'TRANSITION';
+}
+
+function describe(set: ImageSet, place: number, fate: ImageFate | undefined): LifecycleAction {
+  const { digest, tags, pushedAt, status, subjectDigest } = set.at(place);
+  const { rulePriority = 0, action = 'EXPIRE' } = fate ?? {};
+  return {
+    digest,
+    tags,
+    pushedAt,
+    storageClass: status === 'ACTIVE' ? 'STANDARD' : 'ARCHIVE',
+    rulePriority,
+    action,
+    ...(action === 'TRANSITION' && { targetStorageClass: 'ARCHIVE' }),
+    ...(followsSubject(set, place) && { follows: subjectDigest ?? '' }),
   };
 }
 
@@ -114,7 +171,7 @@ function* mark(
   set: ImageSet,
   now: number,
 ): Generator<undefined, Marking, undefined> {
-  const size = set.images.length;
+  const { size } = set;
   const marking = {
     ownerOf: new Int8Array(size).fill(UNOWNED),
     marked: new Uint8Array(size),
@@ -124,8 +181,8 @@ function* mark(
   const entries = rules.reduce((sum, rule) => sum + rule.entries.length, 1);
   let tests = 0;
   for (let place = 0; place < size; place++) {
-    const image = set.images[place];
-    if (image === undefined || followsSubject(set, place)) continue;
+    if (followsSubject(set, place)) continue;
+    const image = set.at(place);
     markOne(rules, marking, place, image, now);
     tests += entries * Math.max(1, image.tags.length);
     if (tests < STEP_TESTS) continue;
@@ -160,9 +217,10 @@ function markOne(
 }
 
 interface Fates {
-  readonly actions: LifecycleAction[];
-  readonly blocked: BlockedLifecycleAction[];
-  readonly fateOf: Map<number, ImageFate>;
+  readonly acting: Places;
+  readonly blocked: Places;
+  /** number of the rule that acts, or would; negative where none does */
+  readonly ruleOf: Int8Array;
 }
 
 /** Oldest first: the marked images, and what follows them, unless an index needs them. */
@@ -171,58 +229,57 @@ function* decide(
   set: ImageSet,
   { ownerOf, marked }: Marking,
 ): Generator<undefined, Fates, undefined> {
-  const fates: Fates = { actions: [], blocked: [], fateOf: new Map() };
-  for (let place = set.images.length - 1; place >= 0; place--) {
+  const fates: Fates = {
+    acting: new Places(),
+    blocked: new Places(),
+    ruleOf: new Int8Array(set.size).fill(UNOWNED),
+  };
+  for (let place = set.size - 1; place >= 0; place--) {
     if (place % STEP_IMAGES === 0) yield;
-    if (marked[place] === 1) decideGroup(fates, rules[ownerOf[place] ?? UNOWNED]?.rule, set, place);
+    const owner = ownerOf[place] ?? UNOWNED;
+    const rule = marked[place] === 1 ? rules[owner]?.rule : undefined;
+    if (rule !== undefined) decideGroup(fates, owner, actionOf(rule), set, place);
   }
   return fates;
 }
 
 /** Decides on a marked image and on its referrers. */
-function decideGroup(fates: Fates, rule: LifecycleRule | undefined, set: ImageSet, place: number): void {
-  if (rule === undefined) return;
-  const action = rule.action.type === 'expire' ? 'EXPIRE' : 'TRANSITION';
-  const followers = stays(set, place, action) ? [] : followersOf(set, place, action);
-  for (const follower of followers.toReversed()) record(fates, set, follower, rule.rulePriority, action);
-  record(fates, set, place, rule.rulePriority, action);
-}
-
-/** Adds what becomes of one image. One that is archived already has nothing to do in a transition. */
-function record(
+function decideGroup(
   fates: Fates,
+  rule: number,
+  action: LifecycleAction['action'],
   set: ImageSet,
   place: number,
-  rulePriority: number,
-  action: LifecycleAction['action'],
 ): void {
-  const image = set.images[place];
-  if (image === undefined || (action === 'TRANSITION' && image.status !== 'ACTIVE')) return;
-  const entry: LifecycleAction = {
-    digest: image.digest,
-    tags: image.tags,
-    pushedAt: image.pushedAt,
-    storageClass: image.status === 'ACTIVE' ? 'STANDARD' : 'ARCHIVE',
-    rulePriority,
-    action,
-    ...(action === 'TRANSITION' && { targetStorageClass: 'ARCHIVE' }),
-    ...(followsSubject(set, place) && { follows: image.subjectDigest ?? '' }),
-  };
-  const indexes = indexesInTheWay(set, place, action);
-  fates.fateOf.set(place, { rulePriority, action, indexes });
-  if (indexes.length === 0) fates.actions.push(entry);
-  else fates.blocked.push({ ...entry, failureCode: 'ImageReferencedByManifestList', indexes });
+  const followers = stays(set, place, action) ? [] : followersOf(set, place, action);
+  for (const one of [...followers.toReversed(), place]) {
+    // One that is archived already has nothing to do in a transition.
+    if (action === 'TRANSITION' && set.statusAt(one) !== 'ACTIVE') continue;
+    fates.ruleOf[one] = rule;
+    if (indexesInTheWay(set, one, action).length === 0) fates.acting.push(one);
+    else fates.blocked.push(one);
+  }
 }
 
-function isUnfinished({ actions, blocked }: Fates): boolean {
+function isUnfinished(
+  rules: readonly CompiledRule[],
+  set: ImageSet,
+  { acting, blocked, ruleOf }: Fates,
+): boolean {
   if (blocked.length === 0) return false;
-  const done = new Set(actions.map(({ digest }) => digest));
-  return blocked.some(({ indexes }) => indexes.every((index) => done.has(index)));
+  const done = new Uint8Array(set.size);
+  for (const place of acting) done[place] = 1;
+  for (const place of blocked) {
+    const rule = rules[ruleOf[place] ?? UNOWNED]?.rule;
+    if (rule !== undefined && indexesInTheWay(set, place, actionOf(rule)).every((index) => done[index] === 1))
+      return true;
+  }
+  return false;
 }
 
 /** Whether an image is exempt from what happens to its subject: an index needs it, or it is being restored. */
 function stays(set: ImageSet, place: number, action: LifecycleAction['action']): boolean {
-  const restoring = action === 'TRANSITION' && set.images[place]?.status === 'ACTIVATING';
+  const restoring = action === 'TRANSITION' && set.statusAt(place) === 'ACTIVATING';
   return restoring || indexesInTheWay(set, place, action).length > 0;
 }
 

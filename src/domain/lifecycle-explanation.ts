@@ -62,10 +62,9 @@ interface Question {
   readonly fate: ImageFate | undefined;
 }
 
-export function explainImage(question: Question): LifecycleExplanation | undefined {
+export function explainImage(question: Question): LifecycleExplanation {
   const { place, set, rules, marking, fate } = question;
-  const image = set.images[place];
-  if (image === undefined) return undefined;
+  const image = set.at(place);
   const { digest } = image;
   if (followsSubject(set, place)) return explainReferrer(digest, image.subjectDigest ?? '', fate);
   if (image.status === 'ACTIVATING') {

@@ -4,12 +4,8 @@
  * run that is broken off is begun again.
  */
 import { setImmediate as yieldToOthers } from 'node:timers/promises';
-import {
-  evaluateLifecycleInSteps,
-  type LifecycleAction,
-  type LifecycleEvaluation,
-} from '../domain/lifecycle-evaluation.ts';
-import type { LifecycleImage } from '../domain/lifecycle-images.ts';
+import { ImageColumns } from '../domain/lifecycle-columns.ts';
+import { evaluateLifecycleInSteps, type LifecycleEvaluation } from '../domain/lifecycle-evaluation.ts';
 import { type LifecyclePolicy, parseLifecyclePolicy } from '../domain/lifecycle.ts';
 import type { JobHandler, JobResult, JobRun } from '../jobs/jobs.ts';
 import { LIMITS } from '../lib/limits.ts';
@@ -64,9 +60,9 @@ async function runPolicy(options: LifecycleOptions, { key, signal }: JobRun): Pr
   const stored = await findLifecyclePolicy(store.read, key);
   if (stored === undefined) return;
   const { policy } = stored;
-  const { evaluation, images } = await evaluate(options, key, policy, signal);
+  const evaluation = await evaluate(options, key, policy, signal);
   const started = clock();
-  for (const groups of batchesOf(planGroups(evaluation.actions, parseLifecyclePolicy(policy), images))) {
+  for (const groups of batchesOf(planGroups(evaluation, parseLifecyclePolicy(policy)))) {
     signal.throwIfAborted();
     const applied = await retryBrokenReference(() =>
       store.transact('lifecycle.apply', { repositoryId: key, policy, groups, now: clock() }),
@@ -86,21 +82,21 @@ async function evaluate(
   repositoryId: string,
   policy: string,
   signal: AbortSignal,
-): Promise<{ evaluation: LifecycleEvaluation; images: ReadonlyMap<string, LifecycleImage> }> {
+): Promise<LifecycleEvaluation> {
   await flush();
-  const images = new Map<string, LifecycleImage>();
+  const images = new ImageColumns();
   let after: ImagePosition | undefined;
   do {
     const page = await pageLifecycleImages(store.read, repositoryId, after, PAGE);
-    for (const image of page.images) images.set(image.digest, image);
+    for (const image of page.images) images.add(image);
     after = page.next;
     await yieldToOthers();
     signal.throwIfAborted();
   } while (after !== undefined);
-  const steps = evaluateLifecycleInSteps(parseLifecyclePolicy(policy), images.values(), clock());
+  const steps = evaluateLifecycleInSteps(parseLifecyclePolicy(policy), images, clock());
   for (;;) {
     const { done, value } = steps.next();
-    if (done === true) return { evaluation: value, images };
+    if (done === true) return value;
     await yieldToOthers();
     signal.throwIfAborted();
   }
@@ -111,9 +107,8 @@ async function evaluate(
  * before it, so that an image that stays keeps its referrers.
  */
 function* planGroups(
-  actions: readonly LifecycleAction[],
+  { actions, find }: LifecycleEvaluation,
   { rules }: LifecyclePolicy,
-  images: ReadonlyMap<string, LifecycleImage>,
 ): Generator<PlannedGroup> {
   const countsPulls = new Set(
     rules
@@ -122,7 +117,7 @@ function* planGroups(
   );
   let referrers: PlannedAction[] = [];
   for (const { digest, action, rulePriority, follows } of actions) {
-    const image = images.get(digest);
+    const image = find(digest);
     if (image === undefined) continue;
     const { status, pushedAt } = image;
     const planned = { digest, action, status, pushedAt };
@@ -191,16 +186,28 @@ async function computePreview(
   const { store, clock } = options;
   // What earlier previews left, and a run of this one that was broken off.
   await clearPreviews(store, name.repositoryId);
-  const { evaluation } = await evaluate(options, name.repositoryId, policy, signal);
-  const { actions } = evaluation;
-  for (let place = 0; place < actions.length; place += PREVIEW_BATCH) {
+  const { actions } = await evaluate(options, name.repositoryId, policy, signal);
+  let place = 0;
+  let expiring = 0;
+  for (const batch of slicesOf(actions, PREVIEW_BATCH)) {
     signal.throwIfAborted();
-    const batch = { ...name, place, actions: actions.slice(place, place + PREVIEW_BATCH) };
-    if (!(await store.transact('lifecycle.addPreviewImages', batch))) return;
+    if (!(await store.transact('lifecycle.addPreviewImages', { ...name, place, actions: batch }))) return;
+    place += batch.length;
+    expiring += batch.filter(({ action }) => action === 'EXPIRE').length;
   }
-  const expiring = actions.filter(({ action }) => action === 'EXPIRE').length;
-  const counts = { expiring, transitioning: actions.length - expiring };
+  const counts = { expiring, transitioning: place - expiring };
   await store.transact('lifecycle.endPreview', { ...name, status: 'COMPLETE', now: clock(), ...counts });
+}
+
+function* slicesOf<T>(entries: Iterable<T>, size: number): Generator<T[]> {
+  let slice: T[] = [];
+  for (const entry of entries) {
+    slice.push(entry);
+    if (slice.length < size) continue;
+    yield slice;
+    slice = [];
+  }
+  if (slice.length > 0) yield slice;
 }
 
 async function clearPreviews(store: Store, repositoryId: string): Promise<void> {

@@ -121,7 +121,6 @@ export async function pageLifecycleImages(
     lastArchivedAt: image.archivedAt,
     lastActivatedAt: image.activatedAt,
     status: image.status,
-    mediaType: image.mediaType,
     subjectDigest: subjects.get(image.subjectDigest ?? '') ?? image.subjectDigest,
     children: children.get(image.digest),
   }));
