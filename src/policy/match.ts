@@ -1,9 +1,9 @@
 /** Does one statement apply to one request, and if not, because of which element? */
 import { matchCondition } from './conditions.ts';
-import type { ActionMatcher, ResourcePattern, Statement } from './document.ts';
-import { matchGlob } from './glob.ts';
+import type { ActionMatcher, FixedPart, ResourcePattern, Statement } from './document.ts';
+import { matchGlob, occursAt } from './glob.ts';
 import { exceptsCaller, matchPrincipals, type Caller, type PrincipalKind } from './principals.ts';
-import { matchTemplate, splitArn, type Context } from './variables.ts';
+import { isResolvable, matchTemplate, splitArn, type Context } from './variables.ts';
 
 export interface AccessRequest {
   readonly caller: Caller;
@@ -46,6 +46,15 @@ function matchAction(matcher: ActionMatcher, action: string): boolean {
   return matcher.not;
 }
 
+function matchFixed(fixed: readonly FixedPart[], parts: readonly string[]): boolean {
+  for (let i = 0; i < 5; i++) {
+    const wanted = fixed[i];
+    if (wanted === undefined) continue;
+    if (typeof wanted === 'string' ? wanted !== parts[i] : !matchGlob(wanted, parts[i] ?? '')) return false;
+  }
+  return true;
+}
+
 function matchResource(pattern: ResourcePattern, query: Query): boolean {
   if (pattern.form === 'everything') return true;
   if (pattern.form === 'whole')
@@ -54,19 +63,22 @@ function matchResource(pattern: ResourcePattern, query: Query): boolean {
   // WHY: the last part first, it tells most resources apart.
   if (parts === undefined || !matchTemplate(pattern.rest, parts[5] ?? '', query.request.context))
     return false;
-  for (let i = 0; i < 5; i++) {
-    const wanted = pattern.fixed[i];
-    if (wanted === undefined) continue;
-    if (typeof wanted === 'string' ? wanted !== parts[i] : !matchGlob(wanted, parts[i] ?? '')) return false;
-  }
-  return true;
+  return matchFixed(pattern.fixed, parts);
+}
+
+/** Whether the pattern might have named the resource had all its variables a value. */
+function isUndecided(pattern: ResourcePattern, { request, resourceParts: parts }: Query): boolean {
+  if (pattern.form !== 'parts' || parts === undefined || isResolvable(pattern.rest, request.context)) return false;
+  return matchFixed(pattern.fixed, parts) && occursAt(pattern.rest.prefix, parts[5] ?? '', 0);
 }
 
 function matchResources(statement: Statement, query: Query, attached: boolean): boolean {
   // WHY: only policies attached to a resource may leave Resource out; elsewhere such a statement can only take away.
   if (statement.resources === undefined) return attached || statement.effect === 'Deny';
   for (const pattern of statement.resources) if (matchResource(pattern, query)) return !statement.notResource;
-  return statement.notResource;
+  if (!statement.notResource) return false;
+  // WHY: what a variable without value would have kept out is unknown. Not documented by AWS; we rather allow nothing.
+  return statement.effect === 'Deny' || !statement.resources.some((r) => isUndecided(r, query));
 }
 
 /** How the statement names the caller; undefined if it does not. Statements without principal name everybody the policy is attached to. */

@@ -98,6 +98,10 @@ function resolveGlob(template: Template, context: Context): Glob | undefined {
   return buildGlob(tokens);
 }
 
+/** Whether every variable has a single value or a default. */
+export const isResolvable = (template: Template, context: Context): boolean =>
+  template.glob !== undefined || resolveGlob(template, context) !== undefined;
+
 /** Whether `value` matches; never if a variable cannot be resolved. */
 export function matchTemplate(template: Template, value: string, context: Context): boolean {
   if (template.glob !== undefined) return matchGlob(template.glob, value);
