@@ -1,46 +1,32 @@
 /**
- * The composition root: settings → adapters → services → doors → a listening server. Used by `berth serve` and by wire
+ * The composition root: settings → adapters → what serves (serving.ts), on one thread or several, and what runs once beside it. Used by `berth serve` and by wire
  * tests, which therefore test the server as it runs.
  */
 import { existsSync } from 'node:fs';
-import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
-import { createFileBlobStore } from './blobs/blobs.ts';
-import { ConfigError, readGuardrailsFile, speaksTls, type Config } from './config.ts';
-import { isRegionName } from './domain/names.ts';
-import { createDownloads, createEcrOperations, type RegistryUri } from './ecr/ecr.ts';
-import { createEvents, createEventsDoor } from './events/events.ts';
-import {
-  berthOperations,
-  bootstrap,
-  compileGuardrails,
-  createIdentity,
-  createIssuerFetch,
-  generateCredentials,
-  GuardrailError,
-  iamOperations,
-  stsOperations,
-  type Credentials,
-  type Guardrails,
-  type Principal,
-} from './identity/identity.ts';
+import { speaksTls, type Config } from './config.ts';
+import { bootstrap, generateCredentials, type Credentials } from './identity/identity.ts';
 import { createJobRunner, observeCommits } from './jobs/jobs.ts';
 import { openKeyRing, type KeyRing } from './lib/keyring.ts';
 import { LIMITS } from './lib/limits.ts';
-import type { Logger } from './lib/log.ts';
+import type { Logger, LogLevel } from './lib/log.ts';
+import { noCounts } from './lib/metrics.ts';
 import { openObservation, type Observation } from './observation.ts';
-import { createOciDoor } from './oci/oci.ts';
-import { createAwsDoor, createVerifier } from './protocol/protocol.ts';
 import {
   createLifecycleHandlers,
-  createRegistry,
   RESTORE_MARKER,
   type GarbageReport,
   type Registry,
 } from './registry/registry.ts';
-import { startServer, type Doors, type TlsPair } from './server.ts';
-import { openPostgresStore, openSqliteStore, type Store } from './store/store.ts';
+import { SHARES_PORTS, type TlsPair } from './server.ts';
+import { createServing, openGuardrails, type Serving } from './serving.ts';
+import { openPostgresStore, openSqliteStore, type SharedSqlite, type Store } from './store/store.ts';
+import type { WorkerData } from './worker.ts';
+import { startWorkers, type Workers } from './workers.ts';
+
+/** Connections of one process to PostgreSQL. */
+const POSTGRES_POOL_MAX = 16;
 
 export interface Surroundings {
   readonly log: Logger;
@@ -74,164 +60,121 @@ export async function start(config: Config, surroundings: Surroundings): Promise
   }
   const guardrails = openGuardrails(config);
   const ring = await openKeyRing(join(config.data, 'keys'));
+  const threads = countThreads(config, log);
   const committed: (() => void)[] = [];
   const observation = await openObservation({ config, log, clock });
-  const opened = await openStore(config).catch(async (error: unknown) => {
+  let writersLost = 0;
+  const opened = await openStore(config, threads, (cause) => {
+    writersLost += 1;
+    log.error({ err: cause }, 'the metadata writer died and is started again');
+  }).catch(async (error: unknown) => {
     await observation.close();
     throw error;
   });
+  let workers: Workers | undefined;
+  const wake = (): void => {
+    for (const each of committed) each();
+  };
   const store = observation.observeStore(
     observeCommits(opened, () => {
-      for (const wake of committed) wake();
+      wake();
+      workers?.committed();
     }),
   );
   try {
     const firstCredentials = await openAccount(config, store, ring, surroundings);
-    const blobs = await createFileBlobStore({ directory: join(config.data, 'blobs'), keys: ring });
-    const identity = createIdentity({
-      store,
-      keys: ring,
-      guardrails,
-      organizationId: config.organizationId || undefined,
+    if (threads > 1) {
+      const { shared } = opened;
+      const data: WorkerData = {
+        config,
+        logLevel: log.level as LogLevel,
+        shared: shared && { file: shared.file, commits: shared.commits },
+        poolMax: poolShare(threads),
+        threads,
+      };
+      workers = startWorkers({ count: threads - 1, data, log, observation, shared, onCommit: wake });
+    }
+    observation.include({
+      measure: async () => (await workers?.measure()) ?? { serving: [], gone: noCounts() },
+      restarts: () => ({ worker: workers?.restarts ?? 0, writer: writersLost }),
     });
-    const { repositoriesMax, imagesPerRepositoryMax } = config;
-    const registry = createRegistry({
-      store,
-      blobs,
-      ring,
-      clock,
-      repositoriesMax,
-      imagesPerRepositoryMax,
-      pullEvents: config.pullEvents,
-      ...timesOf(config),
-    });
-    const events = createEvents({
-      store,
-      clock,
-      log,
-      webhooks: config.webhooks,
-      form: config.webhookForm,
-      secret: config.webhookSecret,
-      retentionMs: config.eventRetentionMs,
-    });
+    const options = { config, log, clock, store, ring, observation, guardrails, threads, publishes: true };
+    const serving = await createServing(options);
+    const { registry, events, uri } = serving;
+    const flush = async (): Promise<void> => {
+      await Promise.all([registry.flush(), workers?.flush()]);
+    };
     const jobs = createJobRunner({
       store,
       clock,
       log,
-      handlers: { ...events.handlers, ...createLifecycleHandlers({ store, clock, flush: registry.flush }) },
+      handlers: { ...events.handlers, ...createLifecycleHandlers({ store, clock, flush }) },
+    });
+    const { port: wanted } = config;
+    const { tls } = surroundings;
+    const share = workers === undefined ? undefined : 'first';
+    const server = await serving.listen({ port: wanted, share, tls });
+    const { port } = server;
+    await workers?.listen(port, tls).catch(async (error: unknown) => {
+      await server.drain();
+      throw error;
     });
     committed.push(
       () => events.wake(),
       () => jobs.wake(),
     );
-    const listening = { port: config.port };
-    const downloads = createDownloads({ registry, key: ring.derive('layer downloads'), clock });
-    const uri = createRegistryUri(config, listening);
-    const { onError } = observation;
-    const acceptsRegion = acceptedRegions(config);
-    const verify = createVerifier({ keys: identity, clock, acceptsRegion, onKeyUse: identity.recordKeyUse });
-    const doors: Doors = {
-      oci: createOciDoor({ registry, identity, clock, isRegion: acceptsRegion, onError }),
-      download: downloads.serve,
-      aws: createAwsDoor<Principal>({
-        ecr: createEcrOperations({
-          store,
-          registry,
-          identity,
-          ring,
-          downloads,
-          uri,
-          limits: { repositoriesMax },
-        }),
-        iam: iamOperations({ store, keys: ring, identity, guardrails }),
-        sts: stsOperations({
-          store,
-          keys: ring,
-          identity,
-          fetchIssuer: createIssuerFetch(config.issuerHosts),
-        }),
-        berth: berthOperations({ store, keys: ring, identity }),
-        verify,
-        authorize: (context, checks) => identity.authorize(context.caller, checks, context),
-        describeCaller: (principal) => principal,
-        anonymous: { caller: anonymousOf(config), region: config.region },
-        clock,
-        onError,
-      }),
-      events: createEventsDoor<Principal>({
-        events,
-        verify,
-        authorize: (caller, checks, facts) => identity.authorize(caller, checks, facts),
-        describeCaller: (principal) => principal,
-        onError,
-      }),
-      metrics: observation.metricsDoor,
-      authority: () => readAuthority(join(config.data, 'tls', 'ca.pem')),
-      ready: async () => {
-        await store.read.selectFrom('account').select('id').limit(1).execute();
-      },
-    };
-    const server = await startServer({
-      doors,
-      host: config.host,
-      port: config.port,
-      tls: surroundings.tls,
-      onDone: observation.onDone,
-      onError,
-    });
-    listening.port = server.port;
-    observation.watch({ store, server });
     events.start();
     await jobs.start();
-    const maintenance = runMaintenance(config, { log, registry, identity, observation });
+    const maintenance = runMaintenance(config, { log, serving, observation });
     const { host, endpoint } = uri(config.account, config.region);
     return {
-      endpoint: config.registryHost === 'localhost:{port}' ? endpoint : endpointOf(config, server.port),
+      endpoint: config.registryHost === 'localhost:{port}' ? endpoint : endpointOf(config, port),
       registryHost: host,
-      port: server.port,
+      port,
       firstCredentials,
       registry,
-      reloadTls: (pair) => server.reloadTls(pair),
+      reloadTls(pair) {
+        server.reloadTls(pair);
+        workers?.reloadTls(pair);
+      },
       async stop() {
         await events.stop();
-        await server.drain();
+        await Promise.all([server.drain(), workers?.stop()]);
         await maintenance.stop();
         await jobs.stop();
-        await registry.close();
-        await identity.flush();
-        await blobs.close();
+        await serving.close();
         await observation.close();
         await store.close();
       },
     };
   } catch (error) {
+    await workers?.stop();
     await observation.close();
     await store.close();
     throw error;
   }
 }
 
-/** The certificates in the file, and nothing else that may be in it; `undefined` when there are none. */
-async function readAuthority(path: string): Promise<string | undefined> {
-  const text = await readFile(path, 'utf8').catch(() => '');
-  const certificates = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g);
-  return certificates === null ? undefined : `${certificates.join('\n')}\n`;
+/** Threads that serve: as set, where the system can spread connections over them. */
+function countThreads({ workers }: Config, log: Logger): number {
+  if (workers === 1 || SHARES_PORTS.has(process.platform)) return workers;
+  log.warn({ workers, platform: process.platform }, 'this system does not share ports: one worker serves');
+  return 1;
 }
 
-function openStore(config: Config): Promise<Store> {
+/** Connections to PostgreSQL of each of `threads`; two at least, one for reads and one for writes. */
+function poolShare(threads: number): number {
+  return Math.max(2, Math.ceil(POSTGRES_POOL_MAX / threads));
+}
+
+async function openStore(
+  config: Config,
+  threads: number,
+  onWriterLost: (cause: unknown) => void,
+): Promise<Store & { readonly shared?: SharedSqlite | undefined }> {
   return config.database === ''
-    ? openSqliteStore({ file: join(config.data, 'berth.db') })
-    : openPostgresStore({ url: config.database });
-}
-
-/** @throws ConfigError naming the file */
-function openGuardrails({ guardrails: path }: Config): Guardrails {
-  try {
-    return compileGuardrails(path === null ? undefined : readGuardrailsFile(path));
-  } catch (error) {
-    if (!(error instanceof GuardrailError)) throw error;
-    throw new ConfigError(`${path} (guardrails): ${error.message}`);
-  }
+    ? openSqliteStore({ file: join(config.data, 'berth.db'), onWriterLost })
+    : openPostgresStore({ url: config.database, poolMax: poolShare(threads) });
 }
 
 /**
@@ -258,32 +201,6 @@ async function openAccount(
   return made?.adminKey;
 }
 
-function timesOf(config: Config) {
-  const { uploadIdleMs, blobLeaseMs, trashGraceMs, orphanAgeMs } = config;
-  return { uploadIdleMs, blobLeaseMs, trashGraceMs, orphanAgeMs };
-}
-
-function acceptedRegions(config: Config): (region: string) => boolean {
-  if (config.regions.length === 0) return isRegionName;
-  const names = new Set(config.regions);
-  return (region) => names.has(region);
-}
-
-/** The one template behind `repositoryUri` and `proxyEndpoint`. `listening.port` is the real one once it is known. */
-function createRegistryUri(
-  config: Config,
-  listening: { readonly port: number },
-): (account: string, region: string) => RegistryUri {
-  const scheme = speaksTls(config) ? 'https' : 'http';
-  return (account, region) => {
-    const host = config.registryHost
-      .replaceAll('{account}', account)
-      .replaceAll('{region}', region)
-      .replaceAll('{port}', String(listening.port));
-    return { host, endpoint: `${scheme}://${host}` };
-  };
-}
-
 function endpointOf(config: Config, port: number): string {
   // WHY: the address that stands for all of them is none to connect to, and in no certificate
   const name = ['0.0.0.0', '::'].includes(config.host) ? 'localhost' : config.host;
@@ -291,43 +208,22 @@ function endpointOf(config: Config, port: number): string {
   return `${speaksTls(config) ? 'https' : 'http'}://${host}:${port}`;
 }
 
-/** Who asks in the STS operations that take unsigned requests. No policy names it, so nothing is allowed to it. */
-function anonymousOf(config: Config): Principal {
-  return {
-    caller: { kind: 'anonymous', account: 'anonymous', arn: 'anonymous', id: 'anonymous' },
-    account: config.account,
-    accessKeyId: '',
-    userName: undefined,
-    userId: undefined,
-  };
-}
-
-interface Flushed {
-  flush(): Promise<void>;
-}
-
 /** Rounds of garbage collection and of writing what is batched, one after another, until stopped. */
 function runMaintenance(
   config: Config,
-  {
-    log,
-    registry,
-    identity,
-    observation,
-  }: { log: Logger; registry: Registry; identity: Flushed; observation: Observation },
+  { log, serving, observation }: { log: Logger; serving: Serving; observation: Observation },
 ): { stop(): Promise<void> } {
   const stopping = new AbortController();
   let orphansAt = 0;
   const round = async (): Promise<void> => {
-    await registry.flush();
-    await identity.flush();
+    await serving.flush();
     const orphans = performance.now() >= orphansAt;
     // WHY: looking for orphans lists the whole blob store, so it is done once per age an orphan must have.
     if (orphans) orphansAt = performance.now() + Math.min(config.orphanAgeMs, LIMITS.orphanAgeMs);
     const began = performance.now();
     const collected = (report?: GarbageReport): void =>
       observation.garbageCollected(report, performance.now() - began);
-    const report = await registry.collectGarbage({ orphans }).catch((error: unknown) => {
+    const report = await serving.registry.collectGarbage({ orphans }).catch((error: unknown) => {
       collected();
       throw error;
     });

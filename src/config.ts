@@ -3,7 +3,7 @@
  * or a bad value stops the start and is named. This table is also the documentation (docs/operations/settings.md).
  */
 import { readFileSync } from 'node:fs';
-import { homedir } from 'node:os';
+import { availableParallelism, homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parse } from 'yaml';
 import { isAccountId, isRegionName } from './domain/names.ts';
@@ -64,6 +64,12 @@ export const SETTINGS = {
     value: 'port',
     fallback: '7327',
     read: whole(0, 65_535),
+  },
+  workers: {
+    help: 'threads that serve requests, or "cores" for one on each core',
+    value: 'count',
+    fallback: '1',
+    read: (value) => (value === 'cores' ? availableParallelism() : whole(1, 64)(value)),
   },
   host: { help: 'address to bind', value: 'address', fallback: '127.0.0.1', read: text },
   account: {

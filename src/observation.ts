@@ -10,7 +10,7 @@ import type { Exchange } from './http/http.ts';
 import { openAuditLog, type AuditLog } from './lib/audit.ts';
 import { createRecorder } from './lib/cloudtrail.ts';
 import type { Logger } from './lib/log.ts';
-import { Metrics } from './lib/metrics.ts';
+import { addCounts, Counter, Metrics, METRICS_TYPE, noCounts, type Counts } from './lib/metrics.ts';
 import type { GarbageReport } from './registry/registry.ts';
 import { DOWNLOAD_PREFIX, type Door, type RunningServer } from './server.ts';
 import { createTotals, prepareBacklogs, type Backlog, type Store, type TotalsReader } from './store/store.ts';
@@ -28,8 +28,39 @@ export interface Observation {
   watch(running: { readonly store: Store; readonly server: RunningServer }): void;
   /** A round of garbage collection ended; `undefined` when it failed. */
   garbageCollected(report: GarbageReport | undefined, durationMs: number): void;
+  /** What this thread has counted since it began. */
+  measure(): ThreadMeasures;
+  /** Adds what other threads have counted to every scrape. On the main thread. */
+  include(others: OtherThreads): void;
+  /** A scrape's answer. On the main thread. */
+  renderMetrics(): Promise<string>;
+  /** Takes a line for the audit log. */
+  audit(line: string): void;
   /** Writes what waits. Before the store closes. */
   close(): Promise<void>;
+}
+
+/** Plain data. */
+export interface ThreadMeasures {
+  readonly counts: Counts;
+  readonly inFlight: number;
+  readonly connections: number;
+  /** milliseconds the event loop was busy and waiting, since the thread began */
+  readonly busyMs: number;
+  readonly waitingMs: number;
+}
+
+export interface OtherThreads {
+  /** threads that serve now, and last what those had counted that are gone */
+  measure(): Promise<{ readonly serving: readonly ThreadMeasures[]; readonly gone: Counts }>;
+  /** threads started again, by what they did */
+  restarts(): { readonly worker: number; readonly writer: number };
+}
+
+/** What a thread beside the main one hands to it: there is one audit log, and one answer to a scrape. */
+export interface MainObservation {
+  audit(line: string): void;
+  renderMetrics(): Promise<string>;
 }
 
 export interface ObservationOptions {
@@ -37,6 +68,8 @@ export interface ObservationOptions {
   readonly log: Logger;
   /** epoch milliseconds */
   readonly clock: () => number;
+  /** on a thread beside the main one */
+  readonly main?: MainObservation;
 }
 
 const LARGEST_REPOSITORIES = 20;
@@ -47,15 +80,45 @@ const LOGGED_PATH_CHARACTERS_MAX = 512;
 const AUDITED: ReadonlySet<string> = new Set(['oci', 'aws', 'download', 'events']);
 
 /** @throws when the audit log cannot be opened */
-export async function openObservation({ config, log, clock }: ObservationOptions): Promise<Observation> {
-  const audit = await openAudit(config, log);
+export async function openObservation(options: ObservationOptions): Promise<Observation> {
+  const { config, log, clock, main } = options;
+  const file = main === undefined ? await openAudit(config, log) : undefined;
+  const audited = config.auditLog !== 'off';
+  const audit = (line: string): void => (main === undefined ? file?.write(line) : main.audit(line));
   const render = createRecorder({ clock, account: config.account, region: config.region });
-  const metrics = config.metrics ? new Metrics() : undefined;
+  const counter = config.metrics ? new Counter() : undefined;
   const collected = new Map<string, number>();
   let collectedAt = 0;
   let collectionSeconds = 0;
   let totals: TotalsReader | undefined;
-  if (metrics !== undefined && audit !== undefined) exposeAudit(metrics, audit);
+  let server: RunningServer | undefined;
+  let others: OtherThreads | undefined;
+  /** of the scrape under way */
+  let threads: readonly ThreadMeasures[] = [];
+
+  const measure = (): ThreadMeasures => {
+    const { active, idle } = performance.eventLoopUtilization();
+    return {
+      counts: counter?.counts ?? noCounts(),
+      inFlight: server?.inFlight ?? 0,
+      connections: server?.connections ?? 0,
+      busyMs: active,
+      waitingMs: idle,
+    };
+  };
+  const gather = async (): Promise<Counts> => {
+    const more = await others?.measure();
+    threads = [measure(), ...(more?.serving ?? [])];
+    if (more === undefined) return counter?.counts ?? noCounts();
+    const sum = noCounts();
+    for (const { counts } of threads) addCounts(sum, counts);
+    addCounts(sum, more.gone);
+    return sum;
+  };
+  const metrics = counter === undefined || main !== undefined ? undefined : new Metrics(gather);
+  if (metrics !== undefined && file !== undefined) exposeAudit(metrics, file);
+  const renderMetrics = (): Promise<string> =>
+    main?.renderMetrics() ?? metrics?.render() ?? Promise.resolve('');
 
   const add = (what: string, count: number): void =>
     void collected.set(what, (collected.get(what) ?? 0) + count);
@@ -63,20 +126,22 @@ export async function openObservation({ config, log, clock }: ObservationOptions
   return {
     onDone(exchange, durationMs) {
       noteOutcome(exchange);
-      metrics?.requestDone(exchange, durationMs);
-      if (audit !== undefined && isAudited(exchange)) audit.write(render(exchange));
+      counter?.requestDone(exchange, durationMs);
+      if (audited && isAudited(exchange)) audit(render(exchange));
       logRequest(log, exchange, durationMs);
     },
     onError(error, exchange) {
       const { requestId, method } = exchange;
       log.error({ err: error, requestId, method, path: loggedPath(exchange.path) }, 'defect');
     },
-    metricsDoor: metrics === undefined ? undefined : createMetricsDoor(metrics, config),
-    observeStore: (store) => (metrics === undefined ? store : observeStore(store, metrics)),
-    watch({ store, server }) {
+    metricsDoor: counter === undefined ? undefined : createMetricsDoor(renderMetrics, config),
+    observeStore: (store) => (counter === undefined ? store : observeStore(store, counter)),
+    watch(running) {
+      ({ server } = running);
       if (metrics === undefined) return;
+      const { store } = running;
       totals = createTotals({ store, largestMax: LARGEST_REPOSITORIES, ageMs: TOTALS_AGE_MS });
-      exposeServer(metrics, server);
+      exposeThreads(metrics, () => threads);
       exposeDatabase(metrics, store);
       exposeTotals(metrics, totals);
       exposeGarbage(metrics, prepareBacklogs(store), clock);
@@ -106,9 +171,20 @@ export async function openObservation({ config, log, clock }: ObservationOptions
       add('files_deleted', report.filesDeleted);
       add('orphans_trashed', report.orphansTrashed);
     },
+    measure,
+    include(its) {
+      others = its;
+      metrics?.counter({
+        name: 'berth_thread_restarts_total',
+        help: 'Threads that died and were started again.',
+        read: () => Object.entries(its.restarts()).map(([thread, value]) => ({ labels: { thread }, value })),
+      });
+    },
+    renderMetrics,
+    audit,
     async close() {
       await totals?.stop();
-      await audit?.close();
+      await file?.close();
     },
   };
 }
@@ -185,7 +261,7 @@ export function loggedPath(path: string): string {
  * Metrics name repositories. Without a token only those see them who reach a loopback address themselves, not through a
  * proxy that speaks for somebody else.
  */
-function createMetricsDoor(metrics: Metrics, config: Config): Door {
+function createMetricsDoor(render: () => Promise<string>, config: Config): Door {
   const hash = (text: string): Buffer => createHash('sha256').update(text).digest();
   const wanted = hash(`Bearer ${config.metricsToken}`);
   const open = config.metricsToken === '' && isLoopback(config.host);
@@ -196,7 +272,7 @@ function createMetricsDoor(metrics: Metrics, config: Config): Door {
       ? forwarded.every((name) => exchange.header(name) === undefined)
       : config.metricsToken !== '' && timingSafeEqual(hash(exchange.header('authorization') ?? ''), wanted);
     if (admitted) {
-      exchange.send(200, { 'Content-Type': metrics.contentType }, await metrics.render());
+      exchange.send(200, { 'Content-Type': METRICS_TYPE }, await render());
     } else if (config.metricsToken === '') {
       exchange.send(403, { 'Content-Type': 'text/plain' }, 'Metrics need the setting metrics-token\n');
     } else {
@@ -206,7 +282,7 @@ function createMetricsDoor(metrics: Metrics, config: Config): Door {
   };
 }
 
-function observeStore(store: Store, metrics: Metrics): Store {
+function observeStore(store: Store, counter: Counter): Store {
   return {
     engine: store.engine,
     read: store.read,
@@ -214,14 +290,14 @@ function observeStore(store: Store, metrics: Metrics): Store {
     close: () => store.close(),
     transact: (name, input) => {
       const result = store.transact(name, input);
-      void measureTransaction(metrics, name, result);
+      void measureTransaction(counter, name, result);
       return result;
     },
   };
 }
 
 /** Refusals are what transactions are for; only what kept one from being decided is a failure. */
-async function measureTransaction(metrics: Metrics, name: string, result: Promise<unknown>): Promise<void> {
+async function measureTransaction(counter: Counter, name: string, result: Promise<unknown>): Promise<void> {
   const started = performance.now();
   let failed = false;
   try {
@@ -229,7 +305,7 @@ async function measureTransaction(metrics: Metrics, name: string, result: Promis
   } catch (error) {
     failed = !(error instanceof Fault) || error.code === 'ServiceUnavailableException';
   }
-  metrics.transactionDone(name, performance.now() - started, failed);
+  counter.transactionDone(name, performance.now() - started, failed);
 }
 
 function exposeAudit(metrics: Metrics, audit: AuditLog): void {
@@ -243,16 +319,34 @@ function exposeAudit(metrics: Metrics, audit: AuditLog): void {
   });
 }
 
-function exposeServer(metrics: Metrics, server: RunningServer): void {
+function exposeThreads(metrics: Metrics, threads: () => readonly ThreadMeasures[]): void {
+  const sum = (key: 'inFlight' | 'connections') => threads().reduce((total, it) => total + it[key], 0);
   metrics.gauge({
     name: 'berth_requests_in_flight',
     help: 'Requests begun and not answered to their end, this scrape included.',
-    read: () => server.inFlight,
+    read: () => sum('inFlight'),
   });
   metrics.gauge({
     name: 'berth_connections',
     help: 'Open connections of clients.',
-    read: () => server.connections,
+    read: () => sum('connections'),
+  });
+  metrics.gauge({
+    name: 'berth_workers',
+    help: 'Threads that serve requests.',
+    read: () => threads().length,
+  });
+  const perWorker = (value: (thread: ThreadMeasures) => number) => () =>
+    threads().map((it, i) => ({ labels: { worker: String(i) }, value: value(it) / 1000 }));
+  metrics.counter({
+    name: 'berth_worker_busy_seconds_total',
+    help: 'Time the event loop of a serving thread was busy since it began.',
+    read: perWorker(({ busyMs }) => busyMs),
+  });
+  metrics.counter({
+    name: 'berth_worker_waiting_seconds_total',
+    help: 'Time the event loop of a serving thread waited for something to do since it began.',
+    read: perWorker(({ waitingMs }) => waitingMs),
   });
 }
 

@@ -5,7 +5,13 @@
 import { randomUUID } from 'node:crypto';
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from 'node:http';
 import { createServer as createTlsServer } from 'node:https';
-import type { AddressInfo, Socket } from 'node:net';
+import {
+  createServer as createNetServer,
+  type AddressInfo,
+  type ListenOptions,
+  type Server as NetServer,
+  type Socket,
+} from 'node:net';
 import { createSecureContext, type SecureContextOptions, Server as TlsServer } from 'node:tls';
 import { Exchange } from './http/http.ts';
 import { LIMITS } from './lib/limits.ts';
@@ -39,6 +45,11 @@ export interface ServerOptions {
   readonly doors: Doors;
   readonly host: string;
   readonly port: number;
+  /**
+   * Several threads listen on the port, and the system spreads connections over them (not everywhere, see
+   * {@link SHARES_PORTS}): whether this is the `first`, which makes sure that the port is free, or a `further` one.
+   */
+  readonly share?: 'first' | 'further' | undefined;
   readonly tls?: TlsPair | undefined;
   /** called once when an answer is complete or its connection is gone; `durationMs` since the request's headers */
   readonly onDone: (exchange: Exchange, durationMs: number) => void;
@@ -63,6 +74,9 @@ export interface RunningServer {
    */
   drain(): Promise<void>;
 }
+
+/** Systems where several listeners of one port get connections in even shares. */
+export const SHARES_PORTS: ReadonlySet<string> = new Set(['linux', 'freebsd', 'dragonfly', 'aix', 'sunos']);
 
 export const DOWNLOAD_PREFIX = '/blob-download/';
 
@@ -104,13 +118,10 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     socket.once('close', () => traffic.sockets.delete(socket));
   });
   if (options.tls !== undefined) watchHandshakes(server, traffic);
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(options.port, options.host, () => {
-      server.off('error', reject);
-      resolve();
-    });
-  });
+  const { port, host, share } = options;
+  // WHY: another process that shares ports would not keep this one from listening; two servers would answer in turns.
+  if (share === 'first' && port !== 0) await checkFree(port, host);
+  await listen(server, { port, host, reusePort: share !== undefined });
   return {
     port: (server.address() as AddressInfo).port,
     get inFlight() {
@@ -122,6 +133,23 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     reloadTls: (pair) => reloadTls(server, pair),
     drain: () => drain(server, traffic),
   };
+}
+
+function listen(server: NetServer, options: ListenOptions): Promise<void> {
+  return new Promise((resolve, reject) => {
+    server.once('error', reject);
+    server.listen(options, () => {
+      server.off('error', reject);
+      resolve();
+    });
+  });
+}
+
+/** @throws when anything listens there */
+async function checkFree(port: number, host: string): Promise<void> {
+  const server = createNetServer();
+  await listen(server, { port, host });
+  await new Promise((resolve) => server.close(resolve));
 }
 
 function secure(pair: TlsPair): SecureContextOptions {

@@ -29,6 +29,9 @@ const LEVELS: Readonly<Record<string, number>> = {
   'server.ts': 6,
   'config.ts': 6,
   'observation.ts': 7,
+  'serving.ts': 7,
+  'worker.ts': 7,
+  'workers.ts': 7,
   'compose.ts': 7,
   cli: 8,
   'main.ts': 9,
@@ -59,7 +62,7 @@ const PACKAGES: Readonly<Record<string, readonly string[]>> = {
 };
 
 /** Where time, randomness and environment come from; everything else gets them as arguments. */
-const OUTERMOST = ['main.ts', 'config.ts', 'compose.ts', 'cli/'];
+const OUTERMOST = ['main.ts', 'config.ts', 'compose.ts', 'worker.ts', 'cli/'];
 
 const LINES_MAX = 600;
 

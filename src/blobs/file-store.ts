@@ -74,26 +74,32 @@ interface Operation {
  * Blobs as encrypted files (format in `format.ts`) in `directory`, spread over two levels of subdirectories by the end of the key.
  * Makes the directory when it is missing. Files are 0600, directories 0700.
  */
-export async function createFileBlobStore(options: { directory: string; keys: KeyRing }): Promise<BlobStore> {
+export async function createFileBlobStore(options: {
+  directory: string;
+  keys: KeyRing;
+  /** threads of this process that have a store on the directory, 1 unless told: they share the memory streams may use */
+  threads?: number;
+}): Promise<BlobStore> {
   const directory = resolvePath(options.directory);
   await mkdir(directory, { recursive: true, mode: DIRECTORY_MODE });
   await syncDirectory(dirname(directory));
-  return new FileBlobStore(directory, options.keys);
+  return new FileBlobStore(directory, options.keys, new SharedLimits(options.threads));
 }
 
 class FileBlobStore implements BlobStore {
   readonly #directory: string;
   readonly #keys: KeyRing;
-  readonly #limits = new SharedLimits();
+  readonly #limits: SharedLimits;
   readonly #firstReads = new BufferPool(FIRST_READ_BYTES, 32);
   readonly #uploads = new Map<string, Upload>();
   readonly #operations = new Map<string, Operation>();
   readonly #durableDirectories = new Set<string>();
   #closed = false;
 
-  constructor(directory: string, keys: KeyRing) {
+  constructor(directory: string, keys: KeyRing, limits: SharedLimits) {
     this.#directory = directory;
     this.#keys = keys;
+    this.#limits = limits;
   }
 
   async create(key: string, contentKeyName: string): Promise<void> {
@@ -103,7 +109,8 @@ class FileBlobStore implements BlobStore {
     try {
       await writeAt(fd, [bytes], 0);
     } catch (error) {
-      await unlink(path);
+      // WHY passed over: the first error is what went wrong, and whoever chose the key sees to it that nothing stays.
+      await removeFile(path).catch(() => {});
       throw error;
     } finally {
       await closeFile(fd);
@@ -146,7 +153,11 @@ class FileBlobStore implements BlobStore {
       const fd = await openExisting(path, constants.O_RDWR, key);
       try {
         if ((await isSealed(fd)) && (await this.#header(fd, key)).size === size) {
-          // A process may have died between writing the seal and flushing it.
+          // A process may have died between writing the seal and flushing it, or flushing it failed. WHY written again: after
+          // a failed flush the kernel takes the page for clean, and flushing once more would do nothing.
+          const seal = Buffer.alloc(FRAMES_AT - SEAL_AT);
+          await readAt(fd, seal, seal.length, SEAL_AT);
+          await writeAt(fd, [seal], SEAL_AT);
           await Promise.all([this.#limits.flushes.run(() => syncData(fd)), this.#enter(path, undefined)]);
           return;
         }
@@ -329,7 +340,8 @@ class FileBlobStore implements BlobStore {
       await this.#limits.flushes.run(() => syncData(evened));
       await rename(evenedPath, path);
     } catch (error) {
-      await removeFile(evenedPath);
+      // WHY passed over: the first error is what went wrong, and `delete` removes it with the upload.
+      await removeFile(evenedPath).catch(() => {});
       throw error;
     } finally {
       await closeFile(evened);

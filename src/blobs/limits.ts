@@ -146,15 +146,26 @@ export class InFlight {
 /** What the streams of one store share, so that many of them stay within bounds together. */
 export class SharedLimits {
   /** Encrypted frames on their way to the disk. */
-  readonly writing = new InFlight(16 * FRAME_BYTES);
+  readonly writing: InFlight;
   /** Frames being read and decrypted: held briefly, never while a client stalls. */
-  readonly frames = new BufferPool(FRAME_BYTES + FRAME_OVERHEAD_BYTES, 8);
+  readonly frames: BufferPool;
   /** For reading uploads again: held as long as that takes, so apart from `frames` as well. */
-  readonly scans = new BufferPool(FRAME_BYTES + FRAME_OVERHEAD_BYTES, 4);
+  readonly scans: BufferPool;
   /** Frames read ahead of a client. INVARIANT: apart from `frames`, so that stalled clients cannot hold up others. */
-  readonly framesAhead = new BufferPool(FRAME_BYTES + FRAME_OVERHEAD_BYTES, 16);
+  readonly framesAhead: BufferPool;
   /** WHY: a flush holds one of libuv's four threads, for long on slow disks; one stays free for reads. */
   readonly flushes = new Gate(3);
   /** Image configurations and other small blobs, which every pull reads. */
-  readonly smallBlobs = new SmallBlobCache(16 << 20);
+  readonly smallBlobs: SmallBlobCache;
+
+  /** `threads` of this process have a store each: the memory is divided among them. */
+  constructor(threads = 1) {
+    const share = (whole: number, least: number): number => Math.max(least, Math.ceil(whole / threads));
+    const frame = FRAME_BYTES + FRAME_OVERHEAD_BYTES;
+    this.writing = new InFlight(share(16, 4) * FRAME_BYTES);
+    this.frames = new BufferPool(frame, share(8, 3));
+    this.scans = new BufferPool(frame, share(4, 2));
+    this.framesAhead = new BufferPool(frame, share(16, 2));
+    this.smallBlobs = new SmallBlobCache(share(16, 2) << 20);
+  }
 }

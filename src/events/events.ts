@@ -35,6 +35,11 @@ export interface EventsOptions {
   /** how often to look for events that other processes wrote */
   readonly pollMs?: number;
   readonly timeoutMs?: number;
+  /**
+   * Whether to look for unpublished events all the time; true unless told. Otherwise only while somebody follows: another
+   * thread of this process does it.
+   */
+  readonly publishes?: boolean;
 }
 
 /** Where a reader goes on. */
@@ -89,6 +94,7 @@ const REPLAY_BATCH = 500;
 
 export function createEvents(options: EventsOptions): Events {
   const { store, clock, log, pollMs = LIMITS.jobPollMs, timeoutMs = LIMITS.webhookTimeoutMs } = options;
+  const { publishes = true } = options;
   const webhooks = options.webhooks.map(webhookOf);
   const sinks = webhooks.map(({ sink }) => sink);
   const findUnpublished = store.prepare<{ id: number }>(UNPUBLISHED_SQL);
@@ -96,17 +102,29 @@ export function createEvents(options: EventsOptions): Events {
   const bell = new Bell(LOOK_PAUSE_MS);
   const followers = new Set<Bell>();
   let loop: Promise<void> = Promise.resolve();
+  let told: number | undefined;
 
   async function publish(): Promise<void> {
     if ((await findUnpublished()).length === 0) return;
     const input = { sinks, now: clock(), limit: PUBLISH_BATCH };
     while ((await store.transact('event.publish', input)) === PUBLISH_BATCH);
+  }
+
+  /** Wakes those who follow when there is something new for them, whoever published it. */
+  async function tell(): Promise<void> {
+    if (followers.size === 0) return;
+    const newest = await newestPosition(store.read);
+    if (newest === told) return;
+    told = newest;
     for (const follower of followers) follower.ring();
   }
 
   async function run(): Promise<void> {
     while (!stopping.signal.aborted) {
-      await publish().catch((error: unknown) => log?.error({ err: error }, 'events not published'));
+      if (publishes || followers.size > 0)
+        await publish()
+          .then(tell)
+          .catch((error: unknown) => log?.error({ err: error }, 'events not published'));
       await bell.wait(pollMs, stopping.signal);
     }
   }
@@ -129,7 +147,7 @@ export function createEvents(options: EventsOptions): Events {
     },
     wake() {
       // WHY: nobody waits for an event that has no webhook and no follower, so the next poll is soon enough.
-      if (sinks.length > 0 || followers.size > 0) bell.ring();
+      if ((publishes && sinks.length > 0) || followers.size > 0) bell.ring();
     },
     async stop() {
       stopping.abort();
@@ -143,6 +161,7 @@ export function createEvents(options: EventsOptions): Events {
       try {
         // What was committed before the question belongs into the answer.
         await publish();
+        await tell();
         let page = await read(account, after, limit);
         while (page.events.length === 0 && !ended.aborted && performance.now() < until) {
           // WHY in turns: another process may have published.

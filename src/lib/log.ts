@@ -1,4 +1,4 @@
-import { destination, pino, stdTimeFunctions, type DestinationStream, type Logger } from 'pino';
+import { destination, pino, stdTimeFunctions, symbols, type DestinationStream, type Logger } from 'pino';
 
 export type { Logger };
 
@@ -15,4 +15,9 @@ export function createLog(
   sink: DestinationStream = destination({ dest: 2, sync: false, minLength: 4096, periodicFlush: 1000 }),
 ): Logger {
   return pino({ level, base: null, timestamp: stdTimeFunctions.isoTime }, sink);
+}
+
+/** Writes a line that another thread's log made, as it is: where `log` writes. */
+export function writeLine(log: Logger, line: string): void {
+  (log as unknown as Record<symbol, DestinationStream>)[symbols.streamSym]?.write(line);
 }

@@ -35,24 +35,10 @@ const TRANSACTION_BOUNDS = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 2.5, 10
 
 const STATUS_CLASSES = ['0xx', '1xx', '2xx', '3xx', '4xx', '5xx'];
 
-/** Durations of one kind of thing, by upper bound. */
-class Durations {
+/** Durations of one kind of thing, by upper bound; one more count for those above the last. */
+interface Durations {
   readonly counts: number[];
-  seconds = 0;
-  readonly #bounds: readonly number[];
-
-  constructor(bounds: readonly number[]) {
-    this.#bounds = bounds;
-    this.counts = Array.from({ length: bounds.length + 1 }, () => 0);
-  }
-
-  add(seconds: number): void {
-    const bounds = this.#bounds;
-    let at = 0;
-    while (at < bounds.length && seconds > (bounds[at] ?? 0)) at += 1;
-    this.counts[at] = (this.counts[at] ?? 0) + 1;
-    this.seconds += seconds;
-  }
+  seconds: number;
 }
 
 /** One door's requests of one action. */
@@ -62,17 +48,117 @@ interface Requests {
   readonly durations: Durations;
 }
 
+interface Transactions {
+  readonly durations: Durations;
+  failures: number;
+}
+
+/** What one thread has counted: plain data that can be sent to another. */
+export interface Counts {
+  readonly doors: Map<string, Map<string, Requests>>;
+  readonly transactions: Map<string, Transactions>;
+  blobBytesIn: number;
+  blobBytesOut: number;
+}
+
+export function noCounts(): Counts {
+  return { doors: new Map(), transactions: new Map(), blobBytesIn: 0, blobBytesOut: 0 };
+}
+
+/** Adds `more` to `sum`. */
+export function addCounts(sum: Counts, more: Counts): void {
+  for (const actions of more.doors.values())
+    for (const { labels, results, durations } of actions.values()) {
+      const into = requestsOf(sum, labels.door, labels.action);
+      for (const [result, count] of results)
+        into.results.set(result, (into.results.get(result) ?? 0) + count);
+      addDurations(into.durations, durations);
+    }
+  for (const [name, { durations, failures }] of more.transactions) {
+    const into = transactionsOf(sum, name);
+    addDurations(into.durations, durations);
+    into.failures += failures;
+  }
+  sum.blobBytesIn += more.blobBytesIn;
+  sum.blobBytesOut += more.blobBytesOut;
+}
+
+function noDurations(bounds: readonly number[]): Durations {
+  return { counts: Array.from({ length: bounds.length + 1 }, () => 0), seconds: 0 };
+}
+
+function addDuration(durations: Durations, bounds: readonly number[], seconds: number): void {
+  let at = 0;
+  while (at < bounds.length && seconds > (bounds[at] ?? 0)) at += 1;
+  durations.counts[at] = (durations.counts[at] ?? 0) + 1;
+  durations.seconds += seconds;
+}
+
+function addDurations(sum: Durations, more: Durations): void {
+  for (const [at, count] of more.counts.entries()) sum.counts[at] = (sum.counts[at] ?? 0) + count;
+  sum.seconds += more.seconds;
+}
+
+function requestsOf(counts: Counts, door: string, action: string): Requests {
+  let actions = counts.doors.get(door);
+  if (actions === undefined) {
+    actions = new Map();
+    counts.doors.set(door, actions);
+  }
+  let requests = actions.get(action);
+  if (requests === undefined) {
+    requests = { labels: { door, action }, results: new Map(), durations: noDurations(REQUEST_BOUNDS) };
+    actions.set(action, requests);
+  }
+  return requests;
+}
+
+function transactionsOf(counts: Counts, name: string): Transactions {
+  let transactions = counts.transactions.get(name);
+  if (transactions === undefined) {
+    transactions = { durations: noDurations(TRANSACTION_BOUNDS), failures: 0 };
+    counts.transactions.set(name, transactions);
+  }
+  return transactions;
+}
+
+/** Counts requests and transactions on the thread that serves them. */
+export class Counter {
+  readonly counts: Counts = noCounts();
+
+  requestDone(request: MeasuredRequest, durationMs: number): void {
+    const { counts } = this;
+    const requests = requestsOf(counts, request.door, request.action ?? 'none');
+    const result =
+      request.faultCode ?? STATUS_CLASSES[Math.trunc(request.response.statusCode / 100)] ?? '5xx';
+    requests.results.set(result, (requests.results.get(result) ?? 0) + 1);
+    addDuration(requests.durations, REQUEST_BOUNDS, durationMs / 1000);
+    counts.blobBytesIn += request.blobBytesIn;
+    counts.blobBytesOut += request.blobBytesOut;
+  }
+
+  transactionDone(name: string, durationMs: number, failed: boolean): void {
+    const transactions = transactionsOf(this.counts, name);
+    addDuration(transactions.durations, TRANSACTION_BOUNDS, durationMs / 1000);
+    if (failed) transactions.failures += 1;
+  }
+}
+
+export const METRICS_TYPE = Registry.PROMETHEUS_CONTENT_TYPE;
+
 export class Metrics {
-  readonly contentType = Registry.PROMETHEUS_CONTENT_TYPE;
   readonly #registry = new Registry();
-  readonly #doors = new Map<string, Map<string, Requests>>();
-  readonly #transactions = new Map<string, { readonly durations: Durations; failures: number }>();
-  #blobBytesIn = 0;
-  #blobBytesOut = 0;
+  readonly #gather: () => Promise<Counts>;
+  /** what the scrape under way shows */
+  #shown = noCounts();
   #rendering: Promise<string> | undefined;
 
-  /** Also counts what concerns the whole process: CPU, memory, file descriptors, event loop, V8's collector. */
-  constructor() {
+  /**
+   * Also counts what concerns the whole process: CPU, memory, file descriptors, event loop, V8's collector. `gather` is
+   * asked at every scrape for what all threads have counted.
+   */
+  constructor(gather: () => Promise<Counts>) {
+    this.#gather = gather;
     collectDefaultMetrics({ register: this.#registry, eventLoopMonitoringPrecision: 20 });
     this.#exposeRequests();
     this.#exposeTransactions();
@@ -80,30 +166,10 @@ export class Metrics {
       name: 'berth_blob_bytes_total',
       help: 'Bytes of blobs received in uploads and sent whole in downloads.',
       read: () => [
-        { labels: { direction: 'in' }, value: this.#blobBytesIn },
-        { labels: { direction: 'out' }, value: this.#blobBytesOut },
+        { labels: { direction: 'in' }, value: this.#shown.blobBytesIn },
+        { labels: { direction: 'out' }, value: this.#shown.blobBytesOut },
       ],
     });
-  }
-
-  requestDone(request: MeasuredRequest, durationMs: number): void {
-    const requests = this.#requestsOf(request.door, request.action ?? 'none');
-    const result =
-      request.faultCode ?? STATUS_CLASSES[Math.trunc(request.response.statusCode / 100)] ?? '5xx';
-    requests.results.set(result, (requests.results.get(result) ?? 0) + 1);
-    requests.durations.add(durationMs / 1000);
-    this.#blobBytesIn += request.blobBytesIn;
-    this.#blobBytesOut += request.blobBytesOut;
-  }
-
-  transactionDone(name: string, durationMs: number, failed: boolean): void {
-    let transactions = this.#transactions.get(name);
-    if (transactions === undefined) {
-      transactions = { durations: new Durations(TRANSACTION_BOUNDS), failures: 0 };
-      this.#transactions.set(name, transactions);
-    }
-    transactions.durations.add(durationMs / 1000);
-    if (failed) transactions.failures += 1;
   }
 
   /** A value that is read at every scrape. */
@@ -118,32 +184,19 @@ export class Metrics {
 
   /** Everything in Prometheus' text format. Those who ask at the same time get the same answer. */
   render(): Promise<string> {
-    this.#rendering ??= this.#registry.metrics().finally(() => {
+    this.#rendering ??= this.#scrape().finally(() => {
       this.#rendering = undefined;
     });
     return this.#rendering;
   }
 
-  #requestsOf(door: string, action: string): Requests {
-    let actions = this.#doors.get(door);
-    if (actions === undefined) {
-      actions = new Map();
-      this.#doors.set(door, actions);
-    }
-    let requests = actions.get(action);
-    if (requests === undefined) {
-      requests = {
-        labels: { door, action },
-        results: new Map(),
-        durations: new Durations(REQUEST_BOUNDS),
-      };
-      actions.set(action, requests);
-    }
-    return requests;
+  async #scrape(): Promise<string> {
+    this.#shown = await this.#gather();
+    return await this.#registry.metrics();
   }
 
   #allRequests(): Requests[] {
-    return [...this.#doors.values()].flatMap((actions) => [...actions.values()]);
+    return [...this.#shown.doors.values()].flatMap((actions) => [...actions.values()]);
   }
 
   #exposeRequests(): void {
@@ -165,7 +218,7 @@ export class Metrics {
 
   #exposeTransactions(): void {
     const labelled = () =>
-      [...this.#transactions].map(([transaction, it]) => ({ labels: { transaction }, ...it }));
+      [...this.#shown.transactions].map(([transaction, it]) => ({ labels: { transaction }, ...it }));
     this.#histogram(
       'berth_transaction_duration_seconds',
       'Time until a transaction was durable, waiting for its turn included.',

@@ -46,15 +46,17 @@ export async function startWriter({ data, onLost }: WriterThreadOptions): Promis
     }
   };
   const supervise = (running: Running): Running => {
-    void running.ended.then((cause) => {
-      // What it committed and could not announce must be seen all the same.
-      Atomics.add(data.commits, 0, 1);
-      if (closing.signal.aborted) return;
-      onLost(cause);
-      current = restart();
-      current.catch(() => {});
-    });
+    void replace(running.ended);
     return running;
+  };
+  const replace = async (ended: Promise<unknown>): Promise<void> => {
+    const cause = await ended;
+    // What it committed and could not announce must be seen all the same.
+    Atomics.add(data.commits, 0, 1);
+    if (closing.signal.aborted) return;
+    onLost(cause);
+    current = restart();
+    current.catch(() => {});
   };
   supervise(await current);
 

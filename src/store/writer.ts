@@ -113,7 +113,7 @@ async function serve(owner: MessagePort, { file, registry, commits: counter }: W
     closing = true;
     if (!running) advance();
   });
-  owner.postMessage('ready');
+  owner.postMessage('ready', []);
 }
 
 /** A request and the channel its answer goes to. */
