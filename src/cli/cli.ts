@@ -94,6 +94,7 @@ function createProgram(surroundings: Surroundings): Command {
   addUpkeep(program, surroundings);
   addTls(program, surroundings);
   addMachines(program, surroundings);
+  addClusters(program, surroundings);
   const account = program.command('account').description('make and list accounts');
   withSettings(account.command('create').description('make an account with an administrator'), CLIENT_KEYS)
     .option('--id <id>', 'its twelve digits; random unless told')
@@ -238,6 +239,71 @@ function addMachines(program: Command, surroundings: Surroundings): void {
         duration: flags['duration'] as string | undefined,
         json: flags['json'] === true,
       });
+    });
+}
+
+/** Kubernetes, and Docker's credential helper. */
+function addClusters(program: Command, surroundings: Surroundings): void {
+  const several = (value: string, before: readonly string[]): string[] => [...before, value];
+  withSettings(
+    program.command('credential-provider').description("answer the kubelet's credential provider protocol"),
+    CLIENT_KEYS,
+  )
+    .addOption(
+      new Option('--registry <pattern>', "a registry of Berth's, as in matchImages; may be repeated")
+        .argParser(several)
+        .default([], 'none'),
+    )
+    .action(async (flags: Flags & { readonly registry: string[] }) => {
+      const { credentialProvider } = await import('./credential-provider.ts');
+      const { registry, ...rest } = flags;
+      await credentialProvider(configOf(rest, surroundings), surroundings, registry);
+    });
+  withSettings(
+    program.command('pod-identity-agent').description('give pods the roles of their service accounts'),
+    CLIENT_KEYS,
+  )
+    .requiredOption('--cluster <name>', 'the eks-cluster-name tag of the OpenID Connect provider')
+    .requiredOption('--associations <file>', 'JSON: which service account has which role')
+    .option('--listen <address>', 'an IP address with port', '169.254.170.23:80')
+    .option('--json', 'print one JSON object')
+    .action(async (flags: Flags) => {
+      const { podIdentityAgent } = await import('./pod-identity-agent.ts');
+      await podIdentityAgent(configOf(flags, surroundings), surroundings, {
+        cluster: String(flags['cluster']),
+        associations: String(flags['associations']),
+        listen: String(flags['listen']),
+        json: flags['json'] === true,
+      });
+    });
+  const kubernetes = program.command('kubernetes').description('make clusters pull from this registry');
+  withSettings(kubernetes.command('config').description('print or write configuration'), CLIENT_KEYS)
+    .addOption(
+      new Option('--for <runtime>', 'what it is for')
+        .choices(['kind', 'k3s', 'containerd', 'kubelet', 'eks'])
+        .makeOptionMandatory(),
+    )
+    .option('--registry <host>', 'host of the registry, with port; the running server unless told')
+    .option('--endpoint <url>', 'address of the API; https:// and the registry unless told')
+    .option('--ca <file>', 'certificates that sign the registry; its own authority unless told')
+    .option('--pods', "pods pull with their service accounts' roles, not with the node's")
+    .option('--out <directory>', 'write files instead of printing them')
+    .action(async (flags: Flags) => {
+      const { kubernetesConfig } = await import('./kubernetes.ts');
+      await kubernetesConfig(configOf(flags, surroundings), surroundings, {
+        for: flags['for'] as 'kind' | 'k3s' | 'containerd' | 'kubelet' | 'eks',
+        registry: flags['registry'] as string | undefined,
+        endpoint: flags['endpoint'] as string | undefined,
+        ca: flags['ca'] as string | undefined,
+        out: flags['out'] as string | undefined,
+        pods: flags['pods'] === true,
+      });
+    });
+  withSettings(program.command('docker-credential', { hidden: true }), CLIENT_KEYS)
+    .argument('<verb>', 'get, store, erase or list')
+    .action(async (verb: string, flags: Flags) => {
+      const { dockerCredential } = await import('./docker-credential.ts');
+      await dockerCredential(configOf(flags, surroundings), surroundings, verb);
     });
 }
 

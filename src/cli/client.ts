@@ -3,16 +3,26 @@
  * client would use, and the data directory's where there are none.
  */
 import { readFile } from 'node:fs/promises';
-import { request as sendHttp } from 'node:http';
-import { request as sendHttps } from 'node:https';
-import { homedir } from 'node:os';
 import { join } from 'node:path';
 import { rootCertificates } from 'node:tls';
 import type { Config } from '../config.ts';
 import { signRequest, type Credentials } from '../lib/sigv4.ts';
 import { ecrModel, berthModel } from '../model/service-model.ts';
 import { CommandError, type Surroundings } from './cli.ts';
+import {
+  credentialsOf,
+  findContainer,
+  findInstance,
+  findProfile,
+  findWebIdentity,
+  given,
+  type CredentialSource,
+  type StsTarget,
+} from './credentials.ts';
 import { readCredentials, readServerRecord } from './data-directory.ts';
+import { callHttp, type HttpAnswer } from './http-call.ts';
+
+export { credentialsOf } from './credentials.ts';
 
 export interface Client {
   /** scheme and authority */
@@ -44,42 +54,51 @@ export class CallError extends CommandError {
   }
 }
 
-interface Answer {
-  readonly status: number;
-  readonly text: string;
-  readonly requestId: string | undefined;
-}
-
 const MODELS = { ecr: ecrModel, berth: berthModel };
-const ANSWER_MS = 30_000;
-const ANSWER_CHARACTERS_MAX = 16 * 1_048_576;
+/** Credentials that end within this time are asked for again. */
+const RENEWAL_MS = 5 * 60_000;
+
+/** A server, and how it is called. */
+export interface Target extends StsTarget {
+  /** scheme and authority */
+  readonly endpoint: string;
+  readonly region: string;
+}
 
 /** @throws CommandError when no server or no credentials are known */
 export async function createClient(
   config: Pick<Config, 'data'>,
   { env }: Pick<Surroundings, 'env'>,
 ): Promise<Client> {
-  const { endpoint, region } = await findEndpoint(config.data, env);
-  const found = await findCredentials(config.data, env);
-  if (found === undefined) {
-    throw new CommandError('no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY');
-  }
-  const { credentials, from } = found;
-  const ca = endpoint.startsWith('https:') ? await readAuthorities(config.data, env) : undefined;
-  const post = (
+  const target = await findTarget(config.data, env);
+  return connect(target, await findSource(config.data, env, target));
+}
+
+/**
+ * A client with the credentials of a source, which is asked again when they are about to expire.
+ *
+ * @throws CommandError when the source gives none
+ */
+export async function connect(target: Target, source: CredentialSource): Promise<Client> {
+  const { endpoint, region, ca } = target;
+  const credentials = await source.load();
+  let newest = credentials;
+  const post = async (
     service: string,
     headers: Readonly<Record<string, string>>,
     body: string,
-  ): Promise<Answer> => {
-    const request = { method: 'POST', url: `${endpoint}/`, headers, body };
-    const signed = signRequest(request, credentials, { region, service, now: Date.now() });
-    return send(endpoint, signed, body, ca);
+  ): Promise<HttpAnswer> => {
+    const now = Date.now();
+    if ((newest.expiresAt ?? Infinity) - now < RENEWAL_MS) newest = await source.load();
+    const url = `${endpoint}/`;
+    const signed = signRequest({ method: 'POST', url, headers, body }, newest, { region, service, now });
+    return callHttp({ method: 'POST', url, headers: signed, body, ca });
   };
   return {
     endpoint,
     region,
     credentials,
-    credentialsFrom: from,
+    credentialsFrom: source.from,
     async call<Output>(service: 'ecr' | 'berth', operation: string, input: object) {
       const target = `${MODELS[service].metadata.targetPrefix}.${operation}`;
       const headers = { 'content-type': 'application/x-amz-json-1.1', 'x-amz-target': target };
@@ -102,66 +121,65 @@ export async function createClient(
   };
 }
 
-/** `AWS_ENDPOINT_URL`, else the server of the data directory; the region likewise. */
-async function findEndpoint(
-  data: string,
-  env: NodeJS.ProcessEnv,
-): Promise<{ readonly endpoint: string; readonly region: string }> {
+/**
+ * `AWS_ENDPOINT_URL`, else the server of the data directory; the region likewise.
+ *
+ * @throws CommandError when neither is there
+ */
+export async function findTarget(data: string, env: NodeJS.ProcessEnv): Promise<Target> {
   const named = env['AWS_ENDPOINT_URL'];
-  const region = env['AWS_REGION'] ?? env['AWS_DEFAULT_REGION'];
+  const region = env['AWS_REGION'] || env['AWS_DEFAULT_REGION'];
   if (named === undefined || named === '') {
     const server = await readServerRecord(data);
-    return { endpoint: server.endpoint, region: region ?? server.region };
+    return targetOf(server.endpoint, region ?? server.region, data, env);
   }
   if (!URL.canParse(named) || !/^https?:$/.test(new URL(named).protocol)) {
     throw new CommandError(`AWS_ENDPOINT_URL is not an HTTP address: ${named}`);
   }
-  return { endpoint: new URL(named).origin, region: region ?? 'us-east-1' };
+  return targetOf(new URL(named).origin, region ?? 'us-east-1', data, env);
 }
 
-/** As the AWS CLI finds them: environment, then the profile's file; then those of the first start. */
-async function findCredentials(
+/** @throws CommandError when `AWS_CA_BUNDLE` cannot be read */
+export async function targetOf(
+  endpoint: string,
+  region: string,
   data: string,
   env: NodeJS.ProcessEnv,
-): Promise<{ readonly credentials: Credentials; readonly from: string } | undefined> {
+): Promise<Target> {
+  return {
+    endpoint,
+    region,
+    ca: endpoint.startsWith('https:') ? await readAuthorities(data, env) : undefined,
+  };
+}
+
+/**
+ * As the AWS CLI finds them: environment, named profile, web identity, container; then those of the first start, the
+ * default profile, the machine's role.
+ *
+ * @throws CommandError when there are none
+ */
+export async function findSource(
+  data: string,
+  env: NodeJS.ProcessEnv,
+  target: StsTarget,
+): Promise<CredentialSource> {
   const own = credentialsOf(env);
-  if (own !== undefined) return { credentials: own, from: 'the environment' };
-  const file = env['AWS_SHARED_CREDENTIALS_FILE'] ?? join(env['HOME'] ?? homedir(), '.aws', 'credentials');
-  const profile = env['AWS_PROFILE'] ?? 'default';
-  const kept = await readFile(file, 'utf8').then(
-    (text) => readProfile(text, profile),
-    () => undefined,
-  );
+  if (own !== undefined) return given(own, 'the environment');
+  const none = new CommandError('no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY');
   // WHY: a profile that is named wins; an unnamed default one is somebody's for AWS itself.
   if (env['AWS_PROFILE'] !== undefined || env['AWS_SHARED_CREDENTIALS_FILE'] !== undefined) {
-    return kept && { credentials: kept, from: `profile ${profile} of ${file}` };
+    const profile = await findProfile(env);
+    if (profile === undefined) throw none;
+    return profile;
   }
+  const machine = findWebIdentity(env, target) ?? findContainer(env);
+  if (machine !== undefined) return machine;
   const first = await readCredentials(data);
-  if (first !== undefined) return { credentials: first, from: join(data, 'bootstrap', 'credentials') };
-  return kept && { credentials: kept, from: `profile ${profile} of ${file}` };
-}
-
-/** The credentials of AWS's environment variables. */
-export function credentialsOf(env: NodeJS.ProcessEnv): Credentials | undefined {
-  const accessKeyId = env['AWS_ACCESS_KEY_ID'];
-  const secretAccessKey = env['AWS_SECRET_ACCESS_KEY'];
-  if (!accessKeyId || !secretAccessKey) return undefined;
-  return { accessKeyId, secretAccessKey, sessionToken: env['AWS_SESSION_TOKEN'] };
-}
-
-function readProfile(text: string, profile: string): Credentials | undefined {
-  const values = new Map<string, string>();
-  let here = false;
-  for (const line of text.split(/\r?\n/)) {
-    const section = /^\s*\[\s*([^\]]+?)\s*\]\s*$/.exec(line)?.[1];
-    if (section !== undefined) here = section === profile;
-    const [, key, value] = /^\s*([\w]+)\s*=\s*(\S+)\s*$/.exec(line) ?? [];
-    if (here && key !== undefined && value !== undefined) values.set(key, value);
-  }
-  const accessKeyId = values.get('aws_access_key_id');
-  const secretAccessKey = values.get('aws_secret_access_key');
-  if (accessKeyId === undefined || secretAccessKey === undefined) return undefined;
-  return { accessKeyId, secretAccessKey, sessionToken: values.get('aws_session_token') };
+  if (first !== undefined) return given(first, join(data, 'bootstrap', 'credentials'));
+  const source = (await findProfile(env)) ?? (await findInstance(env));
+  if (source === undefined) throw none;
+  return source;
 }
 
 /** What may sign the server's certificate: `AWS_CA_BUNDLE` alone, or the usual authorities and the data directory's own. */
@@ -177,39 +195,7 @@ async function readAuthorities(data: string, env: NodeJS.ProcessEnv): Promise<re
   return own === undefined ? undefined : [...rootCertificates, own];
 }
 
-function send(
-  endpoint: string,
-  headers: Readonly<Record<string, string>>,
-  body: string,
-  ca: readonly string[] | undefined,
-): Promise<Answer> {
-  return new Promise((resolve, reject) => {
-    const fail = (reason: string): void => reject(new CommandError(`${endpoint} does not answer: ${reason}`));
-    const options = { method: 'POST', headers, timeout: ANSWER_MS, ...(ca && { ca: [...ca] }) };
-    const request = (endpoint.startsWith('https:') ? sendHttps : sendHttp)(endpoint, options, (response) => {
-      let text = '';
-      response.setEncoding('utf8');
-      response.on('data', (part: string) => {
-        text += part;
-        if (text.length > ANSWER_CHARACTERS_MAX) response.destroy(new Error('the answer is too long'));
-      });
-      response.on('error', (error) => fail(error.message));
-      response.on('end', () => {
-        const requestId = response.headers['x-amzn-requestid'];
-        resolve({
-          status: response.statusCode ?? 0,
-          text,
-          requestId: typeof requestId === 'string' ? requestId : undefined,
-        });
-      });
-    });
-    request.on('timeout', () => request.destroy(new Error(`nothing came within ${ANSWER_MS / 1000} s`)));
-    request.on('error', (error) => fail(error.message));
-    request.end(body);
-  });
-}
-
-function parse({ text, status }: Answer): object {
+function parse({ text, status }: HttpAnswer): object {
   try {
     const value: unknown = JSON.parse(text);
     if (typeof value === 'object' && value !== null) return value;
