@@ -16,6 +16,7 @@ import {
   prepareFindRepository,
 } from '../store/store.ts';
 import type { Store, UserRecord } from '../store/store.ts';
+import type { Denials } from './denials.ts';
 import { groupArn, instanceProfileArn, readPolicyArn, roleArn, rootArn, userArn } from './arns.ts';
 import type { Guardrails } from './guardrails.ts';
 import type { Identity, Principal, RequestFacts, ResourceSide, Subject } from './identity.ts';
@@ -41,13 +42,15 @@ export function createAuthorizer({
   guardrails,
   registryRules,
   organizationId,
+  denials,
 }: {
   readonly store: Store;
   readonly principals: Principals;
   readonly guardrails: Guardrails;
   readonly registryRules: (registry: { account: string; region: string }) => Promise<RegistryRules>;
   readonly organizationId: string | undefined;
-}): Pick<Identity, 'decide' | 'decideFor' | 'authorize'> {
+  readonly denials: Pick<Denials, 'note'>;
+}): Pick<Identity, 'decide' | 'decideFor' | 'authorize' | 'authorizeFor' | 'judge'> {
   const findRepository = prepareFindRepository(store);
 
   async function loadedOf(principal: Principal): Promise<LoadedPrincipal> {
@@ -191,7 +194,18 @@ export function createAuthorizer({
     return { request, decision };
   }
 
+  /** @throws Fault AccessDeniedException, noted under the request id */
+  function refuse(
+    { request, decision }: { readonly request: AccessRequest; readonly decision: Decision },
+    { requestId, now, sourceIp, region }: RequestFacts,
+    message: string,
+  ): never {
+    denials.note({ requestId, at: now, sourceIp, region, request, decision, message });
+    throw new Fault('AccessDeniedException', message);
+  }
+
   return {
+    judge,
     async decide(principal, check, facts, side) {
       return (await judge(subjectOf(await loadedOf(principal)), check, facts, side)).decision;
     },
@@ -202,13 +216,20 @@ export function createAuthorizer({
       const subject = subjectOf(await loadedOf(principal));
       for (const check of checks) {
         refuseLimitedSession(principal, check);
-        const { request, decision } = await judge(subject, check, facts, side);
+        const judged = await judge(subject, check, facts, side);
+        const { request, decision } = judged;
         if (decision.allowed) continue;
         const shown = check.shownAs === undefined ? request : { ...request, resource: check.shownAs };
         // WHY: AWS withholds the reason where a trust policy decides, but names an explicit deny.
         const reason =
           side?.trust === true && decision.reason.outcome !== 'explicit-deny' ? 'withheld' : 'given';
-        throw new Fault('AccessDeniedException', denialMessage(shown, decision, reason));
+        refuse(judged, facts, denialMessage(shown, decision, reason));
+      }
+    },
+    async authorizeFor(subject, checks, facts, side, sentence) {
+      for (const check of checks) {
+        const judged = await judge(subject, check, facts, side);
+        if (!judged.decision.allowed) refuse(judged, facts, sentence(check));
       }
     },
   };

@@ -4,11 +4,13 @@
  */
 import { LIMITS } from '../lib/limits.ts';
 import type { KeyRing } from '../lib/keyring.ts';
-import type { Caller, Decision, NamedPolicy } from '../policy/policy.ts';
+import type { AccessRequest, Caller, Decision, NamedPolicy } from '../policy/policy.ts';
 import type { AccessCheck, OperationContext } from '../protocol/protocol.ts';
 import { findSessionToken } from '../store/store.ts';
 import type { KeyUse, Store } from '../store/store.ts';
 import { createAuthorizer } from './authorize.ts';
+import { createDenials } from './denials.ts';
+import type { Denials } from './denials.ts';
 import { NO_GUARDRAILS } from './guardrails.ts';
 import type { Guardrails } from './guardrails.ts';
 import { createPrincipals } from './principals.ts';
@@ -100,6 +102,21 @@ export interface Identity {
     facts: RequestFacts,
     side?: ResourceSide,
   ): Promise<Decision>;
+  /** As {@link decideFor}, with the request as it was put to the policies. */
+  judge(
+    subject: Subject,
+    check: AccessCheck,
+    facts: RequestFacts,
+    side?: ResourceSide,
+  ): Promise<{ readonly request: AccessRequest; readonly decision: Decision }>;
+  /** @throws Fault AccessDeniedException with `sentence` when any check is not allowed to somebody without credentials here */
+  authorizeFor(
+    subject: Subject,
+    checks: readonly AccessCheck[],
+    facts: RequestFacts,
+    side: ResourceSide | undefined,
+    sentence: (check: AccessCheck) => string,
+  ): Promise<void>;
   /** @throws Fault AccessDeniedException with AWS's sentence when any check is not allowed */
   authorize(
     principal: Principal,
@@ -126,7 +143,9 @@ export interface Identity {
    * @throws Fault InvalidRegistryToken, ExpiredRegistryToken; InvalidRegistryToken when its key, user or role is gone or inactive
    */
   openRegistryToken(password: string, now: number): Promise<{ principal: Principal; region: string }>;
-  /** Writes batched uses of keys. Called on a schedule and on shutdown. */
+  /** What was refused lately, by request id. */
+  readonly denials: Pick<Denials, 'find' | 'findNewest'>;
+  /** Writes batched uses of keys and denials. Called on a schedule and on shutdown. */
   flush(): Promise<void>;
 }
 
@@ -166,6 +185,7 @@ export function createIdentity(options: IdentityOptions): Identity {
   const sessions = new RecentMap<string, Session>(SESSIONS_MAX);
   const rolesOfKeys = new RecentMap<string, string>(SESSIONS_MAX);
   const uses = createKeyUses(store, keyUseBatchMs);
+  const denials = createDenials(store);
 
   function openToken(password: string): TokenContent {
     const known = tokens.get(password);
@@ -204,7 +224,8 @@ export function createIdentity(options: IdentityOptions): Identity {
   }
 
   return {
-    ...createAuthorizer({ store, principals, guardrails, registryRules, organizationId }),
+    ...createAuthorizer({ store, principals, guardrails, registryRules, organizationId, denials }),
+    denials,
     registryRules,
     async recordsPulls({ caller }, registry) {
       const { pullTimeExclusions } = await registryRules(registry);
@@ -221,7 +242,10 @@ export function createIdentity(options: IdentityOptions): Identity {
       const role = rolesOfKeys.get(accessKeyId);
       uses.record(role ?? accessKeyId, service, region, now);
     },
-    flush: uses.flush,
+    async flush() {
+      await denials.flush();
+      await uses.flush();
+    },
     async issueRegistryToken(principal, { region }, now) {
       const expiresAt = now + LIMITS.registryTokenMs;
       const { account, accessKeyId, session } = principal;

@@ -159,7 +159,7 @@ export function createPrincipals({
   };
 }
 
-function rootPrincipal(account: string, accessKeyId: string, secret: string): LoadedPrincipal {
+export function rootPrincipal(account: string, accessKeyId: string, secret: string): LoadedPrincipal {
   const arn = rootArn(account);
   return {
     principal: {
@@ -177,7 +177,7 @@ function rootPrincipal(account: string, accessKeyId: string, secret: string): Lo
   };
 }
 
-function userPrincipal(
+export function userPrincipal(
   user: UserRecord,
   accessKeyId: string,
   secret: string,
@@ -206,7 +206,7 @@ function userPrincipal(
   };
 }
 
-function rolePrincipal(
+export function rolePrincipal(
   session: Session,
   role: RoleRecord,
   grants: StoredGrants,

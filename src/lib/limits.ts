@@ -119,4 +119,5 @@ export const LIMITS = {
   denialBatchPerAccountMax: 50,
   denialBatchAccountsMax: 20,
   denialBatchMs: 500,
+  denialCharactersMax: 32_768,
 } as const;

@@ -16,6 +16,8 @@ import { parsePath, type RepositoryTarget } from './path.ts';
 import { type Method, type Route, ROUTES } from './routes.ts';
 import { resolveScope, type Scope } from './scope.ts';
 
+export { scopeOfHost } from './scope.ts';
+
 const NO_TAGS: ReadonlyMap<string, string> = new Map();
 
 export type OciDoorOptions = Omit<OciServices, 'idleMs'> & { readonly idleMs?: number };

@@ -31,7 +31,16 @@ async function recordDenials(
     readonly max: number;
   },
 ): Promise<void> {
-  for (const { requestId, at, account, resourceAccount, principal, owner, action, content } of input.denials) {
+  for (const {
+    requestId,
+    at,
+    account,
+    resourceAccount,
+    principal,
+    owner,
+    action,
+    content,
+  } of input.denials) {
     await tx
       .insertInto('denial')
       .values({
@@ -96,7 +105,11 @@ export async function findDenial(read: Reader, requestId: string): Promise<Denia
 /** The newest denial of an account's callers, of one of them if `principal` (a caller or the role behind it) is given. */
 export async function findNewestDenial(
   read: Reader,
-  { account, principal, except }: {
+  {
+    account,
+    principal,
+    except,
+  }: {
     readonly account: string;
     readonly principal?: string | undefined;
     /** actions that begin with this do not count */
