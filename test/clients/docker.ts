@@ -9,7 +9,8 @@ export interface Docker {
   stop(): Promise<void>;
 }
 
-export async function startDocker(place: Place): Promise<Docker> {
+/** `inside`: a program that starts it elsewhere, as `nsenter` does. */
+export async function startDocker(place: Place, inside: readonly string[] = []): Promise<Docker> {
   const root = join(place.directory, 'dockerd');
   const socket = `unix://${join(place.directory, 'docker.sock')}`;
   const environment = { ...place.environment, DOCKER_HOST: socket };
@@ -28,7 +29,7 @@ export async function startDocker(place: Place): Promise<Docker> {
     'storage-driver': 'vfs',
   };
   const daemon = startDaemon(
-    ['dockerd', ...Object.entries(options).map(([name, value]) => `--${name}=${value}`)],
+    [...inside, 'dockerd', ...Object.entries(options).map(([name, value]) => `--${name}=${value}`)],
     place.environment,
   );
   const answers = async (): Promise<boolean> => {
