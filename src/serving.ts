@@ -8,7 +8,7 @@ import { setTimeout as delay } from 'node:timers/promises';
 import { createFileBlobStore } from './blobs/blobs.ts';
 import { ConfigError, readGuardrailsFile, speaksTls, type Config } from './config.ts';
 import { isRegionName } from './domain/names.ts';
-import { createDownloads, createEcrOperations, type RegistryUri } from './ecr/ecr.ts';
+import { createDownloads, createEcrOperations, createExplainLifecycle, type RegistryUri } from './ecr/ecr.ts';
 import { createEvents, createEventsDoor, type Events } from './events/events.ts';
 import {
   berthOperations,
@@ -24,7 +24,7 @@ import {
 import type { KeyRing } from './lib/keyring.ts';
 import type { Logger } from './lib/log.ts';
 import type { Observation } from './observation.ts';
-import { createOciDoor } from './oci/oci.ts';
+import { createOciDoor, scopeOfHost } from './oci/oci.ts';
 import { createAwsDoor, createVerifier } from './protocol/protocol.ts';
 import { createRegistry, type Registry } from './registry/registry.ts';
 import { startServer, type Doors, type RunningServer, type ServerOptions, type TlsPair } from './server.ts';
@@ -120,7 +120,16 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
         identity,
         fetchIssuer: createIssuerFetch(config.issuerHosts),
       }),
-      berth: berthOperations({ store, keys: ring, identity }),
+      berth: {
+        ...berthOperations({
+          store,
+          keys: ring,
+          identity,
+          fetchIssuer: createIssuerFetch(config.issuerHosts),
+          scopeOfHost: (host) => scopeOfHost(host, acceptsRegion),
+        }),
+        ...createExplainLifecycle({ store, registry, ring }),
+      },
       verify,
       authorize: (context, checks) => identity.authorize(context.caller, checks, context),
       describeCaller: (principal) => principal,

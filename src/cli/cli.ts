@@ -1,5 +1,6 @@
 /** The command line. Each subcommand is a file of this folder, imported only when it is asked for. */
 import { Command, CommanderError, Option } from 'commander';
+import type { Question } from './explain.ts';
 import { ConfigError, readConfig, SETTINGS, type Config, type SettingKey } from '../config.ts';
 
 /** What commands need of the process; tests hand in their own. */
@@ -92,9 +93,11 @@ function createProgram(surroundings: Surroundings): Command {
       });
     });
   addUpkeep(program, surroundings);
+  addLifecycle(program, surroundings);
   addTls(program, surroundings);
   addMachines(program, surroundings);
   addClusters(program, surroundings);
+  addExplain(program, surroundings);
   const account = program.command('account').description('make and list accounts');
   withSettings(account.command('create').description('make an account with an administrator'), CLIENT_KEYS)
     .option('--id <id>', 'its twelve digits; random unless told')
@@ -124,6 +127,29 @@ function createProgram(surroundings: Surroundings): Command {
       version(surroundings, flags['json'] === true);
     });
   return program;
+}
+
+/** Commands about lifecycle policies. */
+function addLifecycle(program: Command, surroundings: Surroundings): void {
+  const lifecycle = program.command('lifecycle').description('see what lifecycle policies do');
+  withSettings(
+    lifecycle.command('explain').description('print what a policy does to each image now, and why'),
+    CLIENT_KEYS,
+  )
+    .argument('<repository>', 'its name')
+    .option('--policy <file>', "a policy to try instead of the repository's")
+    .option('--image <reference...>', 'only these tags or digests')
+    .option('--registry-id <account>', "the registry, when it is another account's")
+    .option('--json', 'print one JSON object for each image')
+    .action(async (repository: string, flags: Flags & { image?: string[] }) => {
+      const { explainLifecycle } = await import('./lifecycle.ts');
+      await explainLifecycle(configOf(flags, surroundings), surroundings, repository, {
+        policy: flags['policy'] as string | undefined,
+        images: flags.image ?? [],
+        registryId: flags['registryId'] as string | undefined,
+        json: flags['json'] === true,
+      });
+    });
 }
 
 /** Commands about what is kept: verification, backup and restore. */
@@ -305,6 +331,52 @@ function addClusters(program: Command, surroundings: Surroundings): void {
       const { dockerCredential } = await import('./docker-credential.ts');
       await dockerCredential(configOf(flags, surroundings), surroundings, verb);
     });
+}
+
+/** Why something was denied, and what is wrong with this machine. */
+function addExplain(program: Command, surroundings: Surroundings): void {
+  const parent = program
+    .command('explain')
+    .description('why a request was denied, who may do what. Exit code: 0 allowed, 1 denied, 2 cannot tell');
+  const asking = async (flags: Flags, question: Question): Promise<void> => {
+    const { explain } = await import('./explain.ts');
+    exitWith(
+      await explain(configOf(flags, surroundings), surroundings, { question, json: flags['json'] === true }),
+    );
+  };
+  const add = (command: Command, description: string): Command =>
+    withSettings(command.description(description), CLIENT_KEYS).option('--json', 'print one JSON object');
+  add(parent.command('deny'), 'a denial: what was asked, which policy decided, what would allow it')
+    .argument('[request-id]', 'the x-amzn-RequestId of the answer')
+    .addOption(new Option('--last', 'the newest denial of your account'))
+    .option('--principal <arn>', 'with --last: of this user, role or session')
+    .action(async (requestId: string | undefined, flags: Flags) => {
+      if ((requestId === undefined) !== (flags['last'] === true)) {
+        throw new CommandError('name a request id, or say --last', 2);
+      }
+      const principal = flags['principal'] as string | undefined;
+      await asking(flags, { kind: 'deny', requestId, principal });
+    });
+  add(parent.command('access'), 'whether somebody may do something, and by which policy')
+    .argument('<principal>', 'ARN of a user, role, session or root')
+    .argument('<action>', 'for example ecr:BatchGetImage')
+    .argument('<resource>', 'ARN, or "*"')
+    .option('--context <key=value...>', 'condition keys of the imagined request')
+    .action(async (principal: string, action: string, resource: string, flags: Flags) => {
+      const context = (flags['context'] ?? []) as readonly string[];
+      await asking(flags, { kind: 'access', principal, action, resource, context });
+    });
+  add(parent.command('image'), 'where an image name leads, and who may pull it')
+    .argument('<reference>', 'host/repository[:tag][@digest]')
+    .action((reference: string, flags: Flags) => asking(flags, { kind: 'image', reference }));
+  add(parent.command('token'), 'whose a registry token is, until when, and what it may do')
+    .argument('<token>', 'the password, its base64 form, or - to read it from standard input')
+    .action((token: string, flags: Flags) => asking(flags, { kind: 'token', token }));
+}
+
+/** Ends the command with this exit code, without another word. */
+function exitWith(code: number): void {
+  if (code !== 0) throw new CommanderError(code, 'berth.finding', '');
 }
 
 type Flags = Record<string, string | boolean | undefined>;

@@ -57,8 +57,12 @@ export interface LifecycleEvaluation {
   readonly unfinished: boolean;
   /** `undefined` for a digest that was not among the images. */
   readonly explain: (digest: string) => LifecycleExplanation | undefined;
-  /** The image as it was evaluated. */
-  readonly find: (digest: string) => LifecycleImage | undefined;
+  /** images that were evaluated, each digest once */
+  readonly size: number;
+  /** The place of a digest in the order of age, youngest first. */
+  readonly placeOf: (digest: string) => number | undefined;
+  /** The image at a place below `size`, as it was evaluated. */
+  readonly imageAt: (place: number) => LifecycleImage;
 }
 
 /**
@@ -113,10 +117,9 @@ export function* evaluateLifecycleInSteps(
       if (place === undefined) return undefined;
       return explainImage({ place, set, rules, marking, now, fate: fateAt(place) });
     },
-    find: (digest) => {
-      const place = set.placeOf(digest);
-      return place === undefined ? undefined : set.at(place);
-    },
+    size: set.size,
+    placeOf: set.placeOf,
+    imageAt: set.at,
   };
 }
 

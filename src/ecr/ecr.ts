@@ -20,6 +20,7 @@ import { createTemplateOperations } from './templates.ts';
 import { createTokenOperations } from './tokens.ts';
 
 export { createDownloads, DOWNLOAD_PATH, type DownloadOptions, type Downloads } from './download.ts';
+export { createExplainLifecycle } from './lifecycle-explanation.ts';
 export type { EcrOptions, RegistryUri } from './services.ts';
 
 /** The table of all operations of the `ecr` service model, those that are not built included. */

@@ -76,7 +76,7 @@ export function checkRegistry(action: string): () => readonly AccessCheck[] {
 
 /** @throws Fault RepositoryNotFoundException */
 export async function requireRepository(
-  services: EcrServices,
+  services: Pick<EcrServices, 'registry'>,
   input: RepositoryInput,
   context: Context,
 ): Promise<Repository> {

@@ -60,7 +60,7 @@ async function runPolicy(options: LifecycleOptions, { key, signal }: JobRun): Pr
   const stored = await findLifecyclePolicy(store.read, key);
   if (stored === undefined) return;
   const { policy } = stored;
-  const evaluation = await evaluate(options, key, policy, signal);
+  const evaluation = await evaluateRepository(options, key, policy, signal);
   const started = clock();
   for (const groups of batchesOf(planGroups(evaluation, parseLifecyclePolicy(policy)))) {
     signal.throwIfAborted();
@@ -76,8 +76,11 @@ async function runPolicy(options: LifecycleOptions, { key, signal }: JobRun): Pr
   return { again: evaluation.unfinished ? clock() : clock() + LIMITS.lifecycleEveryMs };
 }
 
-/** Reads all images without their manifests and evaluates, making way for other work all along. */
-async function evaluate(
+/**
+ * Reads all images of a repository without their manifests and evaluates a policy that was parsed once, making way for other work
+ * all along. What a run, a preview and an explanation have in common.
+ */
+export async function evaluateRepository(
   { store, clock, flush }: LifecycleOptions,
   repositoryId: string,
   policy: string,
@@ -107,7 +110,7 @@ async function evaluate(
  * before it, so that an image that stays keeps its referrers.
  */
 function* planGroups(
-  { actions, find }: LifecycleEvaluation,
+  { actions, placeOf, imageAt }: LifecycleEvaluation,
   { rules }: LifecyclePolicy,
 ): Generator<PlannedGroup> {
   const countsPulls = new Set(
@@ -117,8 +120,9 @@ function* planGroups(
   );
   let referrers: PlannedAction[] = [];
   for (const { digest, action, rulePriority, follows } of actions) {
-    const image = find(digest);
-    if (image === undefined) continue;
+    const place = placeOf(digest);
+    if (place === undefined) continue;
+    const image = imageAt(place);
     const { status, pushedAt } = image;
     const planned = { digest, action, status, pushedAt };
     if (follows !== undefined) {
@@ -186,7 +190,7 @@ async function computePreview(
   const { store, clock } = options;
   // What earlier previews left, and a run of this one that was broken off.
   await clearPreviews(store, name.repositoryId);
-  const { actions } = await evaluate(options, name.repositoryId, policy, signal);
+  const { actions } = await evaluateRepository(options, name.repositoryId, policy, signal);
   let place = 0;
   let expiring = 0;
   for (const batch of slicesOf(actions, PREVIEW_BATCH)) {

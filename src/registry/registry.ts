@@ -13,9 +13,10 @@ import { createGarbageCollector } from './garbage.ts';
 import { createImages } from './images.ts';
 import { createLayers } from './layers.ts';
 import { createTemplates, type Templates } from './templates.ts';
+import { createReadiness } from './readiness.ts';
 import { createUploads } from './uploads.ts';
 
-export { createLifecycleHandlers, type LifecycleOptions } from './lifecycle.ts';
+export { createLifecycleHandlers, evaluateRepository, type LifecycleOptions } from './lifecycle.ts';
 
 export { kmsKeyOfAlias, kmsKeyOfId, MANAGED_ALIAS, resolveEncryption, type KmsKey } from './keys.ts';
 
@@ -242,6 +243,8 @@ export interface Registry {
   flush(): Promise<void>;
   /** One round of online garbage collection: expired uploads, reviews, trash, and orphans when `orphans`. */
   collectGarbage(options: { readonly orphans: boolean }): Promise<GarbageReport>;
+  /** Resolves when writes can be made durable now, or could a few seconds ago; rejects with what is in the way. */
+  ready(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -308,6 +311,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     templates: createTemplates(context, findRepository),
     flush: images.flush,
     collectGarbage: createGarbageCollector(context),
+    ready: createReadiness(context),
     close: images.flush,
   };
 }

@@ -1,7 +1,7 @@
 /** Lifecycle policies, previews and storage classes, called by the AWS SDK over HTTP on the whole server, jobs included. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -28,6 +28,8 @@ import {
   UploadLayerPartCommand,
   waitUntilLifecyclePolicyPreviewComplete,
 } from '@aws-sdk/client-ecr';
+import { createMain, type Surroundings } from '../../src/cli/cli.ts';
+import { createClient } from '../../src/cli/client.ts';
 import { start } from '../../src/compose.ts';
 import { readConfig } from '../../src/config.ts';
 import { createLog } from '../../src/lib/log.ts';
@@ -68,10 +70,27 @@ async function open(images: number) {
   );
   for (const [i, imageManifest] of manifests.entries())
     await client.send(new PutImageCommand({ ...app, imageManifest, imageTag: `v${i}` }));
+  /** Runs `berth lifecycle explain` on the repository. */
+  const explain = async (...args: string[]): Promise<{ code: number; out: string; err: string }> => {
+    const text = { out: '', err: '' };
+    const sink = (name: 'out' | 'err') => ({ write: (chunk: string) => void (text[name] += chunk) });
+    const env = {
+      AWS_ENDPOINT_URL: berth.endpoint,
+      AWS_REGION: 'us-east-1',
+      AWS_ACCESS_KEY_ID: id,
+      AWS_SECRET_ACCESS_KEY: secret,
+    };
+    const surroundings = { env, platform: 'linux', stdout: sink('out'), stderr: sink('err') };
+    const main = createMain(surroundings as unknown as Surroundings);
+    const argv = ['node', 'berth', 'lifecycle', 'explain', '--data', data, repositoryName, ...args];
+    return { code: await main.run(argv), ...text };
+  };
   return {
     berth,
     client,
     manifests,
+    data,
+    explain,
     async [Symbol.asyncDispose]() {
       client.destroy();
       await berth.stop();
@@ -191,3 +210,99 @@ test('an archived image is refused on both planes', async () => {
   assert.equal(pushed.status, 201);
   assert.equal((await fetch(`${url}/manifests/v0`, { headers })).status, 200);
 });
+
+test('berth lifecycle explain: the verdict on each image, and why', async () => {
+  await using server = await open(3);
+  const { client, data, explain, manifests } = server;
+  const none = await explain();
+  assert.equal(none.code, 1);
+  assert.match(none.err, /LifecyclePolicyNotFoundException: Lifecycle policy does not exist/);
+
+  const file = join(data, 'policy.json');
+  const young = {
+    rulePriority: 1,
+    selection: {
+      tagStatus: 'tagged',
+      tagPatternList: ['v2'],
+      countType: 'sinceImagePushed',
+      countUnit: 'days',
+      countNumber: 7,
+    },
+    action: { type: 'expire' },
+  };
+  await writeFile(file, JSON.stringify({ rules: [keep(2, 2), young] }));
+  const shown = await explain('--policy', file);
+  assert.equal(shown.code, 0, shown.err);
+  const lines = shown.out.split('\n');
+  assert.equal(lines.at(-2), '1 expire, 0 archived, 2 kept');
+  assert.deepEqual(
+    lines.filter((line) => !line.startsWith(' ')).map((line) => line.replace(/, pushed .*/, '')),
+    [
+      `KEEP ${sha256(manifests[2] ?? '')} (v2)`,
+      `KEEP ${sha256(manifests[1] ?? '')} (v1)`,
+      `EXPIRE ${sha256(manifests[0] ?? '')} (v0)`,
+      '1 expire, 0 archived, 2 kept',
+      '',
+    ],
+  );
+  assert.equal(lines[1], '  Rule 1 owns it and keeps it; rules after it cannot act.');
+  assert.match(lines[2] ?? '', /^ {2}rule 1 \(owner\): Tag 'v2' matches 'v2'\. It was pushed .* Due after /);
+  assert.ok(
+    lines.includes(
+      '  rule 2 (owner): It selects all images. It selects 3 images and keeps the youngest 2; this is not among them.',
+    ),
+  );
+
+  const one = await explain('--policy', file, '--json', '--image', 'v0');
+  const verdict = JSON.parse(one.out) as Record<string, unknown>;
+  assert.equal(verdict['verdict'], 'EXPIRE');
+  assert.equal(verdict['ownedByRule'], 2);
+  assert.equal(verdict['reason'], 'Rule 2 owns it and expires it.');
+  assert.equal(
+    (await explain('--policy', file, '--image', 'gone')).err,
+    'berth: gone: Requested image not found\n',
+  );
+  assert.match((await explain('--policy', '/none')).err, /^berth: cannot read \/none: ENOENT/);
+
+  // The repository's own policy, and pages.
+  await client.send(
+    new PutLifecyclePolicyCommand({ ...app, lifecyclePolicyText: JSON.stringify({ rules: [keep(1, 9)] }) }),
+  );
+  assert.match((await explain()).out, /\n0 expire, 0 archived, 3 kept\n$/);
+  const pages = await pagesOf(server, 2);
+  assert.deepEqual(pages, [
+    [sha256(manifests[2] ?? ''), sha256(manifests[1] ?? '')],
+    [sha256(manifests[0] ?? '')],
+  ]);
+});
+
+/** The digests of each page of ExplainLifecycle. */
+async function pagesOf(
+  { client, berth }: Pick<Awaited<ReturnType<typeof open>>, 'client' | 'berth'>,
+  maxResults: number,
+): Promise<string[][]> {
+  const { accessKeyId, secretAccessKey } = await client.config.credentials();
+  const env = {
+    AWS_ENDPOINT_URL: berth.endpoint,
+    AWS_REGION: 'us-east-1',
+    AWS_ACCESS_KEY_ID: accessKeyId,
+    AWS_SECRET_ACCESS_KEY: secretAccessKey,
+  };
+  const caller = await createClient({ data: tmpdir() }, { env });
+  const pages: string[][] = [];
+  let nextToken: string | undefined;
+  do {
+    const page = await caller.call<{ images: { imageDigest: string }[]; nextToken?: string }>(
+      'berth',
+      'ExplainLifecycle',
+      {
+        ...app,
+        maxResults,
+        ...(nextToken !== undefined && { nextToken }),
+      },
+    );
+    pages.push(page.images.map(({ imageDigest }) => imageDigest));
+    ({ nextToken } = page);
+  } while (nextToken !== undefined);
+  return pages;
+}
