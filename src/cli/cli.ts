@@ -266,6 +266,29 @@ function addMachines(program: Command, surroundings: Surroundings): void {
         json: flags['json'] === true,
       });
     });
+  withSettings(
+    program.command('run-task').description('run an ECS task definition on the local Docker engine'),
+    CLIENT_KEYS,
+  )
+    .argument('<file>', 'the task definition, as register-task-definition takes it; "-" is standard input')
+    .option('--cluster <name>', 'the cluster in ARNs', 'default')
+    .option('--network <mode>', "bridge, host, none or a Docker network, instead of the definition's")
+    .option('--duration <seconds>', "how long credentials are valid; the role's default unless told")
+    .option('--follow', "print the containers' output (default)")
+    .option('--no-follow', 'print only what becomes of the containers')
+    .option('--json', 'print lines of JSON')
+    .action(async (file: string, flags: Flags) => {
+      const { runTask } = await import('./run-task.ts');
+      const { network, duration, cluster, follow, json, ...rest } = flags;
+      await runTask(configOf(rest, surroundings), surroundings, {
+        file,
+        cluster: String(cluster),
+        network: network as string | undefined,
+        duration: duration as string | undefined,
+        follow: follow !== false,
+        json: json === true,
+      });
+    });
 }
 
 /** Kubernetes, and Docker's credential helper. */
