@@ -126,7 +126,7 @@ function valuesOfWrongType(it: Case): Case | undefined {
       return falseOf(operator, key);
     }
     const isPattern = (v: string): boolean =>
-      /^Arn/.test(baseOf(operator)) ? v === '*' || v.split(':').length >= 6 : isTyped(v);
+      baseOf(operator).startsWith('Arn') ? v === '*' || v.split(':').length >= 6 : isTyped(v);
     if (values.every(isPattern)) return condition;
     const kept = values.filter(isPattern);
     if (kept.length > 0) return [operator, key, kept];

@@ -30,7 +30,7 @@ export interface Answer {
 export interface Call {
   readonly service: 'ecr' | 'iam' | 'sts';
   readonly operation: string;
-  /** JSON input of ECR; parameters of IAM and STS */
+  /** JSON input of ECR; parameters of IAM and STS, or all their pairs as they are sent */
   readonly input?: object;
 }
 
@@ -58,6 +58,7 @@ export interface Prepared {
   readonly method: string;
   readonly target: string;
   readonly headers: readonly (readonly [name: string, value: string])[];
+  /** a character is a byte */
   readonly body: string;
 }
 
@@ -85,11 +86,11 @@ export async function openTarget(): Promise<Target> {
   const prepare = ({ service, operation, input = {} }: Call, key: Credentials, at = now()): Prepared => {
     const json = service === 'ecr';
     const version = service === 'iam' ? '2010-05-08' : '2011-06-15';
-    const form = new URLSearchParams({
-      Action: operation,
-      Version: version,
-      ...(input as Record<string, string>),
-    });
+    const form = new URLSearchParams(
+      Array.isArray(input)
+        ? (input as string[][])
+        : { Action: operation, Version: version, ...(input as Record<string, string>) },
+    );
     const body = json ? JSON.stringify(input) : form.toString();
     const type = json ? 'application/x-amz-json-1.1' : 'application/x-www-form-urlencoded; charset=utf-8';
     const target = json ? { 'x-amz-target': `AmazonEC2ContainerRegistry_V20150921.${operation}` } : {};
@@ -98,7 +99,12 @@ export async function openTarget(): Promise<Target> {
       key,
       { region: REGION, service, now: at },
     );
-    return { method: 'POST', target: '/', headers: Object.entries(headers), body };
+    return {
+      method: 'POST',
+      target: '/',
+      headers: Object.entries(headers),
+      body: Buffer.from(body).toString('latin1'),
+    };
   };
   const raw = (bytes: string) => exchangeBytes(berth.port, bytes);
   const send = ({ method, target, headers, body }: Prepared): Promise<Answer> => {
