@@ -74,6 +74,9 @@ export interface BlobStore {
   /** Every stored key, finished or not, in no order; `modifiedAt` in milliseconds since the epoch. For finding leftovers. */
   list(): AsyncIterable<{ key: string; modifiedAt: number }>;
 
+  /** Resolves when bytes can be written durably now: writes some, and removes them. @throws what the file system says */
+  probe(): Promise<void>;
+
   /** Stops running appends and waits for them. Afterwards everything rejects; open readers read on. */
   close(): Promise<void>;
 }

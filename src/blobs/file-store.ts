@@ -44,6 +44,9 @@ import { pump } from './pump.ts';
 
 const KEY = /^[0-9a-f][0-9a-f-]{13,61}[0-9a-f]{2}$/;
 const EVENED_SUFFIX = '.evened';
+/** Not a key, so `list` passes it over; one name, so a crash leaves one at most. */
+const PROBE_FILE = '.probe';
+const PROBE_BYTES = 64 * 1024;
 const FILE_MODE = 0o600;
 const DIRECTORY_MODE = 0o700;
 /** Blobs up to this size are read whole by the first read. */
@@ -241,6 +244,19 @@ class FileBlobStore implements BlobStore {
           if (modifiedAt !== undefined) yield { key: file.name, modifiedAt };
         }
       }
+    }
+  }
+
+  async probe(): Promise<void> {
+    this.#checkOpen();
+    const path = join(this.#directory, PROBE_FILE);
+    const fd = await openFile(path, constants.O_WRONLY | constants.O_CREAT | constants.O_TRUNC, FILE_MODE);
+    try {
+      await writeAt(fd, [Buffer.alloc(PROBE_BYTES, 1)], 0);
+      await syncData(fd);
+    } finally {
+      await closeFile(fd);
+      await removeFile(path);
     }
   }
 

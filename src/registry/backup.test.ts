@@ -1,6 +1,6 @@
 /** What a backup does when content is collected under its hands, and that it leaves out no table. */
 import assert from 'node:assert/strict';
-import { mkdtemp, readdir, rm } from 'node:fs/promises';
+import { mkdir, mkdtemp, readdir, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -8,7 +8,7 @@ import { createFileBlobStore } from '../blobs/blobs.ts';
 import { openKeyRing } from '../lib/keyring.ts';
 import { listTables, openSqliteStore } from '../store/store.ts';
 import { blobRowOf, copyBlob } from './backup-copy.ts';
-import { createBackup, createRegistry, type Repository } from './registry.ts';
+import { createBackup, createRegistry, type Repository, RESTORE_MARKER, restoreBackup } from './registry.ts';
 import { digestOf, imageOf, push, streamOf } from './testing.ts';
 
 async function openData() {
@@ -122,4 +122,23 @@ test('a copy under a digest it does not have is refused and leaves nothing', asy
   assert.equal(await copyBlob(data.blobs, target, blobRowOf(row)), true);
   assert.equal(await copyBlob(data.blobs, target, blobRowOf(row)), false);
   await target.close();
+});
+
+test('a restore that was broken off, nobody knows which, is not taken for none', async () => {
+  await using data = await openData();
+  await data.backUp(data.blobs.open.bind(data.blobs), () => {});
+  const target = join(data.place, 'restored');
+  const marker = join(target, RESTORE_MARKER);
+  const restore = () => restoreBackup({ directory: join(data.place, 'backups'), data: target, database: '' });
+  for (const content of ['', '{"snap', '{}', '{"snapshot":7}']) {
+    await mkdir(target, { recursive: true });
+    await writeFile(marker, content);
+    await assert.rejects(restore(), /a restore was broken off here, but which one .* does not say/);
+    assert.deepEqual(await readdir(target), [RESTORE_MARKER]);
+  }
+  await rm(marker);
+  await mkdir(marker);
+  await assert.rejects(restore(), /does not say \(EISDIR/);
+  await rm(marker, { recursive: true });
+  assert.equal((await restore()).copies, 16);
 });

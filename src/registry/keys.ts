@@ -6,6 +6,7 @@ import { createHash } from 'node:crypto';
 import { Fault, invalidParameter } from '../domain/faults.ts';
 import type { KeyRing } from '../lib/keyring.ts';
 import type { EncryptionConfiguration } from '../model/ecr-types.ts';
+import { keyFault } from './appending.ts';
 
 interface RegistryScope {
   readonly account: string;
@@ -74,7 +75,10 @@ export async function resolveEncryption(
   }
   const managed = kmsKeyOfAlias(scope, MANAGED_ALIAS);
   const key = kmsKey === undefined ? managed : findKmsKey(scope, kmsKey);
-  if (kmsKey === undefined || key.ringName === managed.ringName) await ring.createKey(managed.ringName);
+  if (kmsKey === undefined || key.ringName === managed.ringName)
+    await ring.createKey(managed.ringName).catch((error: unknown) => {
+      throw keyFault(error);
+    });
   else if (!ring.has(key.ringName)) throw notFound(`Key '${key.arn}' does not exist`);
   return { encryptionType, kmsKey: key.arn, contentKey: key.ringName };
 }

@@ -204,17 +204,35 @@ async function requireEmpty(data: string, id: string | undefined): Promise<void>
   const foreign = names.filter((name) => !OWN.has(name) && !FILLING.test(name));
   if (foreign.length > 0)
     throw new BackupError(`${data} is not empty: it has ${foreign.slice(0, 3).join(', ')}`);
-  const marker = await readFile(join(data, RESTORE_MARKER), 'utf8').catch(() => undefined);
-  if (marker === undefined) {
+  const begun = await readMarker(data);
+  if (begun === undefined) {
     if (names.some((name) => name === 'blobs' || name === 'bootstrap'))
       throw new BackupError(`${data} is not empty: it has stored content`);
     return;
   }
-  const begun = (JSON.parse(marker) as { snapshot: string }).snapshot;
   if (begun !== id)
     throw new BackupError(
       `a restore of snapshot ${begun} into ${data} was broken off: name that one, or empty the directory`,
     );
+}
+
+/** The snapshot whose restore was broken off here. @throws BackupError when that cannot be told: it must not pass for none */
+async function readMarker(data: string): Promise<string | undefined> {
+  const path = join(data, RESTORE_MARKER);
+  try {
+    const { snapshot } = JSON.parse(await readFile(path, 'utf8')) as { snapshot?: unknown };
+    if (typeof snapshot === 'string') return snapshot;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined;
+    throw unreadable(path, (error as Error).message);
+  }
+  throw unreadable(path, 'it names no snapshot');
+}
+
+function unreadable(path: string, why: string): BackupError {
+  return new BackupError(
+    `a restore was broken off here, but which one ${path} does not say (${why}): empty the directory`,
+  );
 }
 
 /** WHY: a key ring that lies there already may belong to other data; only the backup's own is passed over. */

@@ -65,7 +65,10 @@ export async function openPostgres<R extends Registry>(
     await migrate(writers, 'postgres');
   } catch (error) {
     await close();
-    throw translate(error);
+    // the operator may read it all
+    throw isUnavailable(error)
+      ? unavailable(`The metadata database cannot be reached: ${(error as Error).message}`)
+      : translate(error);
   }
   return {
     engine: 'postgres',
@@ -229,7 +232,8 @@ function translate(error: unknown): unknown {
   if (code === '40001' || code === '40P01')
     return unavailable('The metadata database is too busy; please try again');
   if (!isUnavailable(error)) return error;
-  return unavailable(`The metadata database cannot be reached: ${(error as Error).message}`);
+  // WHY the code only: clients read this, and the message names hosts and paths.
+  return unavailable(`The metadata database cannot be reached${code === undefined ? '' : ` (${code})`}`);
 }
 
 function unavailable(message: string): Fault {
