@@ -18,12 +18,36 @@ export function newWriter(): string {
   return randomBytes(12).toString('hex');
 }
 
-/** A missing content key is the client's business; other errors stay what they are. */
+/**
+ * What the operating system says when files cannot be written or read now, and what the client is told: without paths. It
+ * passes when the operator has mended it, so the client is to come again.
+ */
+const DISK_FAULTS: Readonly<Record<string, string>> = {
+  ENOSPC: 'is full',
+  EDQUOT: 'has used up its quota',
+  EFBIG: 'does not take files this large',
+  EROFS: 'is read-only',
+  EACCES: 'does not let the server in',
+  EPERM: 'does not let the server in',
+  EIO: 'failed',
+  ENXIO: 'failed',
+  ENODEV: 'failed',
+  ESTALE: 'failed',
+  EMFILE: 'cannot be reached: too many files are open',
+  ENFILE: 'cannot be reached: too many files are open',
+  ENOMEM: 'cannot be reached: there is no memory',
+};
+
+/** A missing content key is the client's business, a sick disk passes; other errors stay what they are. */
 export function keyFault(error: unknown): unknown {
-  if (!(error instanceof KeyUnavailableError)) return error;
-  return new Fault('KmsException', `The encryption key of the content is not available: ${error.message}`, {
-    kmsError: 'NotFoundException',
-  });
+  if (error instanceof KeyUnavailableError)
+    return new Fault('KmsException', `The encryption key of the content is not available: ${error.message}`, {
+      kmsError: 'NotFoundException',
+    });
+  const code = error instanceof Error ? (error as NodeJS.ErrnoException).code : undefined;
+  const what = code === undefined || !Object.hasOwn(DISK_FAULTS, code) ? undefined : DISK_FAULTS[code];
+  if (what === undefined) return error;
+  return new Fault('ServiceUnavailableException', `The storage of the registry ${what} (${code})`);
 }
 
 export async function claim(

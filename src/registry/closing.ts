@@ -15,6 +15,7 @@ import {
   type Claim,
   claim,
   ignore,
+  keyFault,
   newWriter,
   type UploadName,
   whileHolding,
@@ -107,7 +108,9 @@ async function complete(
   let copy: Copy | undefined;
   if (missing.length > 0) {
     const hashes = [...new Set(missing)].map((algorithm) => ({ algorithm, hash: createHash(algorithm) }));
-    copy = await readAgain(context, closing, size, hashes);
+    copy = await readAgain(context, closing, size, hashes).catch((error: unknown) => {
+      throw keyFault(error);
+    });
     const read = hashes.map(({ algorithm, hash }) => `${algorithm}:${hash.digest('hex')}`);
     // A contested upload has the digest its bytes had when they came, or is not what its client sent.
     if (sha256 !== undefined && claimed.contested && read[0] !== digests[0]) await refuse(context, closing);

@@ -239,7 +239,10 @@ function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Prom
   };
 }
 
+/** @throws Error when the manifest is not the one of its digest: the disk has changed it, and it must not be served */
 function coreOf(row: ImageRow): ImageCore {
+  if (digestOf('sha256', row.manifest) !== row.digest)
+    throw new Error(`the manifest ${row.digest} is damaged in the database`);
   return {
     digest: row.digest as Digest,
     mediaType: row.media_type,
