@@ -1,7 +1,7 @@
 import type { Image } from './registry.ts';
 
 /** What never changes about a stored image. */
-export type ImageCore = Omit<Image, 'tags' | 'lastPulledAt'>;
+export type ImageCore = Omit<Image, 'lastPulledAt'>;
 
 /** What an entry costs beside its manifest. */
 const ENTRY_BYTES = 1024;

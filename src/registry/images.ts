@@ -42,6 +42,7 @@ export interface FlushableImages extends Images {
 export function createImages(context: RegistryContext): FlushableImages {
   const { store, clock } = context;
   const lookUp = createLookUp(store);
+  const tagsOf = prepareTags(store);
   const resolve = prepareResolve(store, 'image_alias');
   const pulls = new Pulls(store, context.pullEvents);
   const quotas = new Quotas(context.imagesPerRepositoryMax);
@@ -68,7 +69,11 @@ export function createImages(context: RegistryContext): FlushableImages {
       return image && { ...image, namedDigest: reference as Digest };
     },
     batchGet: (repository, ids, { pull } = { pull: true }) =>
-      batchGet((id) => read(repository, id, pull), ids),
+      batchGet(
+        (id) => read(repository, id, pull),
+        (digest) => tagsOf(repository.id, digest),
+        ids,
+      ),
     batchDelete: (repository, ids) =>
       retryBrokenReference(() =>
         store.transact('image.delete', { repository: nameOf(repository), ids, now: clock() }),
@@ -93,7 +98,7 @@ function nameOf(repository: Repository) {
 }
 
 async function putImage(
-  { store, clock, imagesPerRepositoryMax }: RegistryContext,
+  { store, clock, imagesPerRepositoryMax, tagsPerImageMax }: RegistryContext,
   quotas: Quotas,
   repository: Repository,
   input: PutImageInput,
@@ -119,7 +124,7 @@ async function putImage(
       existing: input.existing,
       now: clock(),
       nonce: randomBytes(10).toString('hex'),
-      tagsPerImageMax: LIMITS.tagsPerImageMax,
+      tagsPerImageMax,
       imagesMax: quotas.mustCount(repository.id) ? imagesPerRepositoryMax : undefined,
     }),
   );
@@ -174,7 +179,6 @@ class Quotas {
 interface HeadRow {
   readonly id: string;
   readonly last_pulled_at: number | null;
-  readonly tag: string | null;
   /** of the tag that was asked for */
   readonly alias: string | null;
 }
@@ -190,40 +194,28 @@ interface ImageRow {
 }
 
 /**
- * The hottest look-up: one small query says whether the image exists now and which tags it has, and the rest, which never
- * changes, comes from the cache.
- *
- * WHY `k` and `o` are one table twice: `k` finds the names in the index by image, `o` their times by key. Asked for both
- * at once, SQLite walks all tags of the repository instead.
+ * The hottest look-up: one small query says whether the image exists now, and the rest, which never changes, comes from the
+ * cache. It costs the same however many tags the image has.
  */
 function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Promise<FoundImage | undefined> {
   const byTag = store.prepare<HeadRow>(
-    `select i.id, i.last_pulled_at, o.name as tag, t.alias
-     from tag t
-     join image i on i.repository_id = t.repository_id and i.digest = t.image_digest
-     join tag k on k.repository_id = t.repository_id and k.image_digest = t.image_digest
-     join tag o on o.repository_id = k.repository_id and o.name = k.name
-     where t.repository_id = ? and t.name = ? and i.status is null
-     order by o.tagged_at, o.name`,
+    `select i.id, i.last_pulled_at, t.alias
+     from tag t join image i on i.repository_id = t.repository_id and i.digest = t.image_digest
+     where t.repository_id = ? and t.name = ? and i.status is null`,
   );
   const byDigest = store.prepare<HeadRow>(
-    `select i.id, i.last_pulled_at, o.name as tag, null as alias
-     from image i
-     left join tag k on k.repository_id = i.repository_id and k.image_digest = i.digest
-     left join tag o on o.repository_id = k.repository_id and o.name = k.name
-     where i.repository_id = ? and i.digest = ? and i.status is null
-     order by o.tagged_at, o.name`,
+    `select id, last_pulled_at, null as alias from image
+     where repository_id = ? and digest = ? and status is null`,
   );
   const byId = store.prepare<ImageRow>(
     `select digest, media_type, artifact_type, subject_digest, size, pushed_at, manifest from image where id = ?`,
   );
   const cache = new ImageCache(CACHE_BYTES_MAX);
   return async (repositoryId, { imageDigest, imageTag }) => {
-    const rows =
+    const [head] =
       imageTag === undefined
         ? await byDigest(repositoryId, imageDigest ?? '')
         : await byTag(repositoryId, imageTag);
-    const [head] = rows;
     if (head === undefined) return undefined;
     let core = cache.get(head.id);
     if (core === undefined) {
@@ -233,10 +225,23 @@ function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Prom
       core = coreOf(row);
       cache.set(head.id, core);
     }
-    const tags = rows.flatMap(({ tag }) => (tag === null ? [] : [tag]));
     const namedDigest = (head.alias as Digest | null) ?? core.digest;
-    return { ...core, lastPulledAt: timeOf(head.last_pulled_at), tags, namedDigest };
+    return { ...core, lastPulledAt: timeOf(head.last_pulled_at), namedDigest };
   };
+}
+
+/**
+ * The names an image has, oldest first.
+ *
+ * WHY `k` and `o` are one table twice: `k` finds the names in the index by image, `o` their times by key. Asked for both
+ * at once, SQLite walks all tags of the repository instead.
+ */
+function prepareTags(store: Store): (repositoryId: string, digest: Digest) => Promise<string[]> {
+  const query = store.prepare<{ name: string }>(
+    `select o.name from tag k join tag o on o.repository_id = k.repository_id and o.name = k.name
+     where k.repository_id = ? and k.image_digest = ? order by o.tagged_at, o.name`,
+  );
+  return async (repositoryId, digest) => (await query(repositoryId, digest)).map(({ name }) => name);
 }
 
 /** @throws Error when the manifest is not the one of its digest: the disk has changed it, and it must not be served */
@@ -262,6 +267,7 @@ function timeOf(value: number | null): number | undefined {
 /** An image once per tag when asked by digest, once when asked by tag; what comes out twice collapses. */
 async function batchGet(
   read: (id: ImageId) => Promise<Image | undefined>,
+  tagsOf: (digest: Digest) => Promise<readonly string[]>,
   ids: readonly ImageId[],
 ): Promise<{ images: { imageId: ImageId; image: Image }[]; failures: ImageFailure[] }> {
   const images = new Map<string, { imageId: ImageId; image: Image }>();
@@ -273,7 +279,8 @@ async function batchGet(
     } else if (id.imageTag !== undefined && id.imageDigest !== undefined && id.imageDigest !== image.digest) {
       failures.push(tagDigestFailure(id));
     } else {
-      for (const imageId of idsOf(image, id.imageTag)) {
+      const tags = id.imageTag === undefined ? await tagsOf(image.digest) : [id.imageTag];
+      for (const imageId of idsOf(image, tags)) {
         const key = `${imageId.imageDigest} ${imageId.imageTag ?? ''}`;
         if (!images.has(key)) images.set(key, { imageId, image });
       }
@@ -282,8 +289,7 @@ async function batchGet(
   return { images: [...images.values()], failures };
 }
 
-function idsOf({ digest, tags }: Image, tag: string | undefined): ImageId[] {
-  if (tag !== undefined) return [{ imageDigest: digest, imageTag: tag }];
+function idsOf({ digest }: Image, tags: readonly string[]): ImageId[] {
   if (tags.length === 0) return [{ imageDigest: digest }];
   return tags.map((imageTag) => ({ imageDigest: digest, imageTag }));
 }

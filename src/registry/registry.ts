@@ -16,6 +16,7 @@ import { createTemplates, type Templates } from './templates.ts';
 import { createReadiness } from './readiness.ts';
 import { createUploads } from './uploads.ts';
 
+export { templateChecks } from './templates.ts';
 export { createLifecycleHandlers, evaluateRepository, type LifecycleOptions } from './lifecycle.ts';
 
 export { kmsKeyOfAlias, kmsKeyOfId, MANAGED_ALIAS, resolveEncryption, type KmsKey } from './keys.ts';
@@ -51,7 +52,6 @@ export interface Image {
   readonly size: number;
   readonly pushedAt: number;
   readonly lastPulledAt: number | undefined;
-  readonly tags: readonly string[];
 }
 
 /** An image under the digest it was asked for by: the digest itself, or the one its tag was set by. */
@@ -239,6 +239,8 @@ export interface Registry {
   readonly layers: Layers;
   readonly uploads: Uploads;
   readonly templates: Templates;
+  /** Bytes a layer may have. */
+  readonly layerBytesMax: number;
   /** Writes batched pull times. Called on a schedule and on shutdown. */
   flush(): Promise<void>;
   /** One round of online garbage collection: expired uploads, reviews, trash, and orphans when `orphans`. */
@@ -265,6 +267,10 @@ export interface RegistryOptions {
   /** quotas that operators may set: repositories of a registry, images of a repository */
   readonly repositoriesMax?: number;
   readonly imagesPerRepositoryMax?: number;
+  /** and those of one image and one layer, which ECR does not adjust */
+  readonly tagsPerImageMax?: number;
+  readonly layerBytesMax?: number;
+  readonly layerPartsMax?: number;
   /** overrides of the garbage collector's times, for tests and operators */
   readonly uploadIdleMs?: number;
   readonly blobLeaseMs?: number;
@@ -282,6 +288,9 @@ export function createRegistry(options: RegistryOptions): Registry {
   const context: RegistryContext = {
     repositoriesMax: LIMITS.repositoriesMax,
     imagesPerRepositoryMax: LIMITS.imagesPerRepositoryMax,
+    tagsPerImageMax: LIMITS.tagsPerImageMax,
+    layerBytesMax: LIMITS.layerBytesMax,
+    layerPartsMax: LIMITS.layerPartsMax,
     uploadIdleMs: LIMITS.uploadIdleMs,
     blobLeaseMs: LIMITS.blobLeaseMs,
     trashGraceMs: LIMITS.trashGraceMs,
@@ -309,6 +318,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     layers: createLayers(context, findRepository),
     uploads: createUploads(context),
     templates: createTemplates(context, findRepository),
+    layerBytesMax: context.layerBytesMax,
     flush: images.flush,
     collectGarbage: createGarbageCollector(context),
     ready: createReadiness(context),
