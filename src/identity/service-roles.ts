@@ -26,49 +26,62 @@ type Input = berth.AssumeServiceRoleRequest;
 export function assumeServiceRole(
   services: Services,
 ): Operation<Principal, Input, berth.AssumeServiceRoleResponse> {
-  const { store, keys } = services;
   return {
     access: ({ roleArn: resource, serviceName }) => [
       { action: 'iam:PassRole', resource, keys: new Map([['iam:passedtoservice', serviceName]]) },
     ],
     async run(input, context) {
-      // A role is passed within its account only, whoever would allow it.
-      if (readNamedArn(input.roleArn)?.account !== context.caller.account) {
-        throw new Fault('AccessDeniedException', 'Cross-account pass role is not allowed.');
-      }
-      const role = await findNamedRole(store, input.roleArn);
-      const tags = readSessionTags((input.tags ?? []).map(({ key, value }) => ({ Key: key, Value: value })));
-      await requireTrust(services, role, { ...input, tags }, context);
-      // INVARIANT: no trust policy, no access.
-      if (role.record === undefined) throw new Error('a role that does not exist was granted');
-      const { record } = role;
-      const seconds = readRoleSeconds(input.durationSeconds, record, false);
-      const session = newSession(
-        {
-          kind: 'role',
-          account: record.account,
-          ownerId: record.id,
-          name: input.sessionName,
-          tags,
-          // Pod Identity's tags go along when the pod assumes another role; the others have none.
-          transitiveKeys: tags.map(({ key }) => key),
-        },
-        context.now,
-        seconds,
-      );
-      const shown = showCredentials(keys, session);
-      return {
-        credentials: {
-          accessKeyId: shown.AccessKeyId,
-          secretAccessKey: shown.SecretAccessKey,
-          sessionToken: shown.SessionToken,
-          expiration: shown.Expiration,
-        },
-        assumedRoleArn: assumedRoleArn(record, session.name),
-        assumedRoleId: `${record.id}:${session.name}`,
-        roleArn: roleArn(record),
-      };
+      return openServiceSession(services, input, context);
     },
+  };
+}
+
+/**
+ * The session of a role for a service that the caller may pass the role to.
+ *
+ * @throws Fault AccessDeniedException, ValidationError and the faults of session tags
+ */
+export async function openServiceSession(
+  services: Services,
+  input: Input,
+  context: OperationContext<Principal>,
+): Promise<berth.AssumeServiceRoleResponse> {
+  const { store, keys } = services;
+  // A role is passed within its account only, whoever would allow it.
+  if (readNamedArn(input.roleArn)?.account !== context.caller.account) {
+    throw new Fault('AccessDeniedException', 'Cross-account pass role is not allowed.');
+  }
+  const role = await findNamedRole(store, input.roleArn);
+  const tags = readSessionTags((input.tags ?? []).map(({ key, value }) => ({ Key: key, Value: value })));
+  await requireTrust(services, role, { ...input, tags }, context);
+  // INVARIANT: no trust policy, no access.
+  if (role.record === undefined) throw new Error('a role that does not exist was granted');
+  const { record } = role;
+  const seconds = readRoleSeconds(input.durationSeconds, record, false);
+  const session = newSession(
+    {
+      kind: 'role',
+      account: record.account,
+      ownerId: record.id,
+      name: input.sessionName,
+      tags,
+      // Pod Identity's tags go along when the pod assumes another role; the others have none.
+      transitiveKeys: tags.map(({ key }) => key),
+    },
+    context.now,
+    seconds,
+  );
+  const shown = showCredentials(keys, session);
+  return {
+    credentials: {
+      accessKeyId: shown.AccessKeyId,
+      secretAccessKey: shown.SecretAccessKey,
+      sessionToken: shown.SessionToken,
+      expiration: shown.Expiration,
+    },
+    assumedRoleArn: assumedRoleArn(record, session.name),
+    assumedRoleId: `${record.id}:${session.name}`,
+    roleArn: roleArn(record),
   };
 }
 
@@ -91,16 +104,15 @@ async function requireTrust(
     ...tagKeys({ tags }),
   ]);
   const side = await trustSide(store, role);
-  for (const action of tags.length > 0 ? ['sts:AssumeRole', 'sts:TagSession'] : ['sts:AssumeRole']) {
-    const check: AccessCheck = { action, resource, keys };
-    const { allowed } = await identity.decideFor(subject, check, context, side);
-    if (!allowed) {
-      throw new Fault(
-        'AccessDeniedException',
-        `${serviceName} is not authorized to perform: ${action} on resource: ${resource}`,
-      );
-    }
-  }
+  const actions = tags.length > 0 ? ['sts:AssumeRole', 'sts:TagSession'] : ['sts:AssumeRole'];
+  const checks = actions.map((action): AccessCheck => ({ action, resource, keys }));
+  await identity.authorizeFor(
+    subject,
+    checks,
+    context,
+    side,
+    ({ action }) => `${serviceName} is not authorized to perform: ${action} on resource: ${resource}`,
+  );
 }
 
 function tagKeys({ tags }: { readonly tags: ReturnType<typeof readSessionTags> }) {
@@ -112,7 +124,7 @@ function tagKeys({ tags }: { readonly tags: ReturnType<typeof readSessionTags> }
 }
 
 /** A service as principal, with the keys that keep it from being a confused deputy. */
-function serviceSubject(serviceName: string, account: string, sourceArn: string | undefined): Subject {
+export function serviceSubject(serviceName: string, account: string, sourceArn: string | undefined): Subject {
   return {
     caller: { kind: 'service', account, arn: serviceName, id: serviceName, serviceName },
     identityPolicies: [],

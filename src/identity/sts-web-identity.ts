@@ -34,7 +34,7 @@ const NO_KEY =
   "Couldn't retrieve verification key from your identity provider,  please reference AssumeRoleWithWebIdentity documentation for requirements";
 
 /** A token whose signature, times and audience are good. */
-interface Verified {
+export interface Verified {
   readonly provider: ProviderRecord;
   /** the issuer without scheme: prefix of the condition keys */
   readonly issuer: string;
@@ -58,7 +58,7 @@ export function assumeRoleWithWebIdentity(
         );
       }
       const role = await findNamedRole(store, input.RoleArn);
-      const verified = await verify(services, role.account, input.WebIdentityToken, context.now);
+      const verified = await verifyIdentityToken(services, role.account, input.WebIdentityToken, context.now);
       const { provider, claims } = verified;
       const passed = readClaimedTags(claims);
       const sourceIdentity = readSourceIdentity(claims);
@@ -93,17 +93,14 @@ export function assumeRoleWithWebIdentity(
       if (passed.tags.length > 0) actions.push('sts:TagSession');
       if (sourceIdentity !== undefined) actions.push('sts:SetSourceIdentity');
       const side = await trustSide(store, role);
-      for (const action of actions) {
-        const decision = await identity.decideFor(
-          subject,
-          { action, resource: input.RoleArn },
-          context,
-          side,
-        );
-        if (!decision.allowed) {
-          throw new Fault('AccessDeniedException', `Not authorized to perform ${action}`);
-        }
-      }
+      const checks = actions.map((action) => ({ action, resource: input.RoleArn }));
+      await identity.authorizeFor(
+        subject,
+        checks,
+        context,
+        side,
+        ({ action }) => `Not authorized to perform ${action}`,
+      );
       // INVARIANT: no trust policy, no access.
       if (role.record === undefined) throw new Error('a role that does not exist was granted');
 
@@ -142,9 +139,13 @@ export function assumeRoleWithWebIdentity(
   };
 }
 
-/** @throws Fault InvalidIdentityToken, ExpiredIdentityToken, IDPCommunicationError */
-async function verify(
-  { store, issuers }: StsServices,
+/**
+ * Verifies the token of an issuer that is a provider of the account.
+ *
+ * @throws Fault InvalidIdentityToken, ExpiredIdentityToken, IDPCommunicationError
+ */
+export async function verifyIdentityToken(
+  { store, issuers }: Pick<StsServices, 'store' | 'issuers'>,
   account: string,
   token: string,
   now: number,
