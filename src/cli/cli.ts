@@ -98,6 +98,7 @@ function createProgram(surroundings: Surroundings): Command {
   addMachines(program, surroundings);
   addClusters(program, surroundings);
   addExplain(program, surroundings);
+  addDoctor(program, surroundings);
   const account = program.command('account').description('make and list accounts');
   withSettings(account.command('create').description('make an account with an administrator'), CLIENT_KEYS)
     .option('--id <id>', 'its twelve digits; random unless told')
@@ -395,6 +396,25 @@ function addExplain(program: Command, surroundings: Surroundings): void {
   add(parent.command('token'), 'whose a registry token is, until when, and what it may do')
     .argument('<token>', 'the password, its base64 form, or - to read it from standard input')
     .action((token: string, flags: Flags) => asking(flags, { kind: 'token', token }));
+}
+
+/** What is wrong with this machine. */
+function addDoctor(program: Command, surroundings: Surroundings): void {
+  withSettings(
+    program
+      .command('doctor')
+      .description(
+        'what keeps this machine from pulling and pushing. Exit code: 0 nothing, 1 warnings, 2 errors',
+      ),
+    CLIENT_KEYS,
+  )
+    .argument('[reference]', 'a registry or an image; the server of this machine unless told')
+    .option('--json', 'print one JSON object')
+    .action(async (reference: string | undefined, flags: Flags) => {
+      const { doctor } = await import('./doctor.ts');
+      const options = { reference, json: flags['json'] === true };
+      exitWith(await doctor(configOf(flags, surroundings), surroundings, options));
+    });
 }
 
 /** Ends the command with this exit code, without another word. */
