@@ -46,6 +46,13 @@ const duration = (fallback: number, help: string): Setting<number> => ({
   read: whole(0, Number.MAX_SAFE_INTEGER),
 });
 
+const quota = (fallback: number, help: string): Setting<number> => ({
+  help,
+  value: 'count',
+  fallback: String(fallback),
+  read: whole(1, Number.MAX_SAFE_INTEGER),
+});
+
 /** http and https URLs; credentials in them would end in no request, and fragments mean nothing. */
 function readWebhooks(value: string): readonly string[] | undefined {
   const urls = value.split(',').flatMap((url) => url.trim() || []);
@@ -220,6 +227,17 @@ export const SETTINGS = {
     fallback: String(LIMITS.imagesPerRepositoryMax),
     read: whole(1, 1_000_000_000),
   },
+  'tags-per-image-max': quota(LIMITS.tagsPerImageMax, 'tags an image may have'),
+  'layer-bytes-max': quota(LIMITS.layerBytesMax, 'bytes a layer may have'),
+  'layer-parts-max': quota(LIMITS.layerPartsMax, 'parts a layer may be uploaded in by UploadLayerPart'),
+  'creation-templates-max': quota(
+    LIMITS.creationTemplatesMax,
+    'repository creation templates a registry may have',
+  ),
+  'pull-time-exclusions-max': quota(
+    LIMITS.pullTimeExclusionsMax,
+    'principals a registry may exclude from pull times',
+  ),
   'gc-interval-ms': duration(60_000, 'time between rounds of garbage collection'),
   'upload-idle-ms': duration(LIMITS.uploadIdleMs, 'an unfinished upload expires after this silence'),
   'blob-lease-ms': duration(LIMITS.blobLeaseMs, 'how long content stays that no image refers to'),

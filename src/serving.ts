@@ -73,7 +73,8 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
     guardrails,
     organizationId: config.organizationId || undefined,
   });
-  const { repositoriesMax, imagesPerRepositoryMax } = config;
+  const { repositoriesMax, creationTemplatesMax, pullTimeExclusionsMax } = config;
+  const { imagesPerRepositoryMax, tagsPerImageMax, layerBytesMax, layerPartsMax } = config;
   const registry = createRegistry({
     store,
     blobs,
@@ -81,6 +82,9 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
     clock,
     repositoriesMax,
     imagesPerRepositoryMax,
+    tagsPerImageMax,
+    layerBytesMax,
+    layerPartsMax,
     pullEvents: config.pullEvents,
     ...timesOf(config),
   });
@@ -111,7 +115,7 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
         ring,
         downloads,
         uri,
-        limits: { repositoriesMax },
+        limits: { repositoriesMax, creationTemplatesMax, pullTimeExclusionsMax },
       }),
       iam: iamOperations({ store, keys: ring, identity, guardrails }),
       sts: stsOperations({

@@ -1,7 +1,6 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import { kmsKeyOfAlias, MANAGED_ALIAS } from '../registry/registry.ts';
-import type { TransactionInput } from '../store/store.ts';
 import { ACCOUNT, NOW, type OpenTestRegistry, OTHER, REGION, type TestRegistry } from './testing.ts';
 
 export function templatesTests(openTestRegistry: OpenTestRegistry): void {
@@ -257,27 +256,6 @@ export function templatesTests(openTestRegistry: OpenTestRegistry): void {
       lifecyclePolicy: lifecycle,
       customRoleArn: role,
     });
-    // The role is not there yet.
-    await assert.rejects(push(t, 'team/app'), { code: 'AccessDeniedException', message: /customRoleArn/ });
-    const newRole = {
-      role: {
-        id: 'AROAEXAMPLE',
-        account: ACCOUNT,
-        name: 'templates',
-        path: '/',
-        trustPolicy: '{}',
-        trustPinned: '{}',
-        description: undefined,
-        maxSessionSeconds: 3600,
-        boundaryArn: undefined,
-        service: undefined,
-        createdAt: NOW,
-      },
-      tags: [],
-      boundaryManaged: false,
-      rolesMax: 10,
-    };
-    await t.store.transact('role.create', newRole as unknown as TransactionInput<'role.create'>);
     await push(t, 'team/app');
     const { repositories } = await t.call<{ repositories: Template[] }>('DescribeRepositories', {});
     const [repository] = repositories;

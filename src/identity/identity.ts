@@ -8,6 +8,7 @@ import type { AccessRequest, Caller, Decision, NamedPolicy } from '../policy/pol
 import type { AccessCheck, OperationContext } from '../protocol/protocol.ts';
 import { findSessionToken } from '../store/store.ts';
 import type { KeyUse, Store } from '../store/store.ts';
+import { authorizeAsRole, type ServiceAction } from './acting-role.ts';
 import { createAuthorizer } from './authorize.ts';
 import { createDenials } from './denials.ts';
 import type { Denials } from './denials.ts';
@@ -117,6 +118,13 @@ export interface Identity {
     side: ResourceSide | undefined,
     sentence: (check: AccessCheck) => string,
   ): Promise<void>;
+  /** Whether a service may do something as a role of the account. @throws as `authorizeAsRole` in acting-role.ts */
+  authorizeAsRole(
+    action: ServiceAction,
+    checks: readonly AccessCheck[],
+    facts: RequestFacts,
+    side: ResourceSide,
+  ): Promise<void>;
   /** @throws Fault AccessDeniedException with AWS's sentence when any check is not allowed */
   authorize(
     principal: Principal,
@@ -186,6 +194,14 @@ export function createIdentity(options: IdentityOptions): Identity {
   const rolesOfKeys = new RecentMap<string, string>(SESSIONS_MAX);
   const uses = createKeyUses(store, keyUseBatchMs);
   const denials = createDenials(store);
+  const authorizer = createAuthorizer({
+    store,
+    principals,
+    guardrails,
+    registryRules,
+    organizationId,
+    denials,
+  });
 
   function openToken(password: string): TokenContent {
     const known = tokens.get(password);
@@ -224,7 +240,9 @@ export function createIdentity(options: IdentityOptions): Identity {
   }
 
   return {
-    ...createAuthorizer({ store, principals, guardrails, registryRules, organizationId, denials }),
+    ...authorizer,
+    authorizeAsRole: (action, checks, facts, side) =>
+      authorizeAsRole(store, authorizer, action, checks, facts, side),
     denials,
     registryRules,
     async recordsPulls({ caller }, registry) {

@@ -2,7 +2,6 @@ import type { Readable } from 'node:stream';
 import { Fault } from '../domain/faults.ts';
 import { type Digest, parseDigest, parseRepositoryName } from '../domain/names.ts';
 import { type ByteRange, parseContentRange, watchReceiving } from '../http/http.ts';
-import { LIMITS } from '../lib/limits.ts';
 import type { Repository, UploadStatus } from '../registry/registry.ts';
 import { type Call, commonHeaders, mayPull } from './call.ts';
 import { sendFault } from './errors.ts';
@@ -170,10 +169,10 @@ async function receive<T>(
   if (range !== undefined && (exchange.contentLength ?? length) !== length) {
     throw new Fault('SizeInvalid', 'provided length did not match content length');
   }
-  if ((range?.start ?? 0) + (length ?? 0) > LIMITS.layerBytesMax) {
+  if ((range?.start ?? 0) + (length ?? 0) > services.registry.layerBytesMax) {
     throw new Fault(
       'RequestEntityTooLargeException',
-      `A layer may have at most ${LIMITS.layerBytesMax} bytes.`,
+      `A layer may have at most ${services.registry.layerBytesMax} bytes.`,
     );
   }
   const unwatch = watchReceiving(exchange.request, services.idleMs);

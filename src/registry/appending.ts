@@ -51,7 +51,7 @@ export function keyFault(error: unknown): unknown {
 }
 
 export async function claim(
-  { store, clock }: RegistryContext,
+  { store, clock, layerPartsMax }: RegistryContext,
   upload: UploadName,
   writer: string,
   options: Pick<AppendOptions, 'offset'> & { readonly partLength: number | undefined },
@@ -64,7 +64,7 @@ export async function claim(
     writerUntil: now + LIMITS.uploadWriterMs,
     offset: options.offset,
     partLength: options.partLength,
-    partsMax: LIMITS.layerPartsMax,
+    partsMax: layerPartsMax,
   });
 }
 
@@ -73,12 +73,12 @@ export async function claim(
  * throws, for {@link appendFault}, or a Fault.
  */
 export async function appendStream(
-  { blobs }: RegistryContext,
+  { blobs, layerBytesMax }: RegistryContext,
   claimed: Claim,
   source: Readable,
   options: AppendOptions,
 ): Promise<{ size: number; sha256: string }> {
-  const room = LIMITS.layerBytesMax - claimed.size;
+  const room = layerBytesMax - claimed.size;
   const stored = await blobs.append(claimed.storageKey, claimed.size, source, {
     maxBytes: Math.min(options.length ?? room, room),
     signal: options.signal,
@@ -92,17 +92,18 @@ export async function appendStream(
 
 /** What an error of the blob store means to the client of an upload whose committed size is `size`. */
 export function appendFault(
+  { layerBytesMax }: RegistryContext,
   error: unknown,
   upload: UploadName,
   size: number,
   length: number | undefined,
 ): unknown {
   if (error instanceof ByteLimitError) {
-    return length !== undefined && length <= LIMITS.layerBytesMax - size
+    return length !== undefined && length <= layerBytesMax - size
       ? new Fault('SizeInvalid', `Received more than ${length} bytes`)
       : new Fault(
           'LimitExceededException',
-          `The layer exceeds the maximum allowed size which is '${LIMITS.layerBytesMax}' bytes`,
+          `The layer exceeds the maximum allowed size which is '${layerBytesMax}' bytes`,
         );
   }
   // A writer whose claim ran out is still at it.

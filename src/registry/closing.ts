@@ -74,7 +74,7 @@ async function receiveTail(
     return await appendStream(context, claimed, tail.source, tail);
   } catch (error) {
     const size = error instanceof BlobSealedError ? await context.blobs.size(claimed.storageKey) : undefined;
-    if (size === undefined) throw appendFault(error, upload, claimed.size, tail.length);
+    if (size === undefined) throw appendFault(context, error, upload, claimed.size, tail.length);
     // An earlier closing came as far as the seal: the same bytes again are not needed, the digest says whether they are.
     return { size, sha256: undefined };
   }
@@ -101,7 +101,7 @@ async function complete(
   try {
     await blobs.seal(claimed.storageKey, size);
   } catch (error) {
-    throw appendFault(error, upload, size, undefined);
+    throw appendFault(context, error, upload, size, undefined);
   }
   const known = claimed.contested ? [] : digests.map(algorithmOf);
   const missing = ['sha256', ...wanted.map(algorithmOf)].filter((algorithm) => !known.includes(algorithm));

@@ -9,7 +9,6 @@ import {
 } from '../domain/image-ids.ts';
 import { readManifest } from '../domain/manifests.ts';
 import type { Digest } from '../domain/names.ts';
-import { LIMITS } from '../lib/limits.ts';
 import { type ImageCore, ImageCache } from './image-cache.ts';
 import { Pulls } from './pulls.ts';
 import type {

@@ -1,8 +1,8 @@
 /** Repositories that nobody created by hand: made by the registry's templates, when a push (or a copy) needs them (ecr-api.md §17). */
 import { Fault } from '../domain/faults.ts';
-import type { RepositoryAddress } from '../domain/names.ts';
+import { repositoryArn, type RepositoryAddress } from '../domain/names.ts';
 import { storageKey } from '../lib/ids.ts';
-import { findRole, matchTemplate, type Scenario, type TemplateRecord } from '../store/store.ts';
+import { matchTemplate, type Scenario, type TemplateRecord } from '../store/store.ts';
 import { resolveEncryption } from './keys.ts';
 import type { RegistryContext, Repository } from './registry.ts';
 
@@ -10,9 +10,10 @@ export interface Templates {
   /** The template that makes a repository of this name; `undefined` when none does. */
   match(address: RepositoryAddress, scenario: Scenario): Promise<TemplateRecord | undefined>;
   /**
-   * Makes the repository with all the template sets, and returns it; or the one somebody else made meanwhile.
+   * Makes the repository with all the template sets, and returns it; or the one somebody else made meanwhile. Whoever asks has
+   * put `templateChecks` to the policies before.
    *
-   * @throws Fault AccessDeniedException (the template lacks a role), KmsException, LimitExceededException
+   * @throws Fault KmsException, LimitExceededException
    */
   create(address: RepositoryAddress, template: TemplateRecord): Promise<Repository>;
 }
@@ -25,7 +26,6 @@ export function createTemplates(
   return {
     match: (address, scenario) => matchTemplate(store.read, address, address.name, scenario),
     async create(address, template) {
-      await requireRole(context, template);
       const { encryptionType, kmsKey } = template;
       const encryption = await resolveEncryption(ring, address, { encryptionType, kmsKey });
       const now = clock();
@@ -60,19 +60,50 @@ export function createTemplates(
 }
 
 /**
- * ECR sets keys and tags only as a role of the account: without one the template can be stored, but not used.
+ * What the role of a template must be allowed, to make a repository by it; none when the template has no role, and ECR's own
+ * does it. Keys have no policies of their own here, so nothing of KMS is asked, as CreateRepository does not.
  *
- * WHY its policies are not asked: whoever wrote the template had to be allowed to pass it.
+ * @throws Fault AccessDeniedException: keys and tags are set only as a role of the account
  */
-async function requireRole({ store }: RegistryContext, template: TemplateRecord): Promise<void> {
-  const { prefix, account, encryptionType, tags, customRoleArn } = template;
-  if (encryptionType === 'AES256' && tags.length === 0) return;
-  const [, path = '', name = ''] = /:role(\/(?:.*\/)?)([^/]+)$/.exec(customRoleArn ?? '') ?? [];
-  const role = await findRole(store.read, account, name);
-  if (role?.path === path) return;
-  throw new Fault(
-    'AccessDeniedException',
-    `The repository creation template with prefix '${prefix}' sets KMS encryption or resource tags, and has no ` +
-      'customRoleArn of a role that exists to do so',
+export function templateChecks(
+  template: TemplateRecord,
+  address: RepositoryAddress,
+): { readonly roleArn: string; readonly checks: readonly TemplateCheck[] } | undefined {
+  const { prefix, encryptionType, tags, customRoleArn } = template;
+  if (customRoleArn === undefined) {
+    if (encryptionType === 'AES256' && tags.length === 0) return undefined;
+    throw new Fault(
+      'AccessDeniedException',
+      `The repository creation template with prefix '${prefix}' sets KMS encryption or resource tags, and has no ` +
+        'customRoleArn of a role to do so',
+    );
+  }
+  const resource = repositoryArn(address);
+  const keys = new Map<string, string | readonly string[]>(
+    tags.map(({ key, value }) => [`aws:requesttag/${key.toLowerCase()}`, value]),
   );
+  if (tags.length > 0)
+    keys.set(
+      'aws:tagkeys',
+      tags.map(({ key }) => key),
+    );
+  const actions = [
+    'ecr:CreateRepository',
+    ...(tags.length > 0 ? ['ecr:TagResource'] : []),
+    ...(template.repositoryPolicy === undefined ? [] : ['ecr:SetRepositoryPolicy']),
+    ...(template.lifecyclePolicy === undefined ? [] : ['ecr:PutLifecyclePolicy']),
+  ];
+  const checks = actions.map((action) => ({
+    action,
+    resource,
+    ...(/(?:CreateRepository|TagResource)$/.test(action) && { keys }),
+  }));
+  return { roleArn: customRoleArn, checks };
+}
+
+/** An AccessCheck of protocol/. */
+interface TemplateCheck {
+  readonly action: string;
+  readonly resource: string;
+  readonly keys?: ReadonlyMap<string, string | readonly string[]>;
 }

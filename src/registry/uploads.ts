@@ -120,7 +120,7 @@ async function appendBytes(
   try {
     stored = await appendStream(context, claimed, source, options);
   } catch (error) {
-    throw appendFault(error, upload, claimed.size, options.length);
+    throw appendFault(context, error, upload, claimed.size, options.length);
   }
   await context.store.transact('upload.commitAppend', {
     upload,

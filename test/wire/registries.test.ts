@@ -23,7 +23,9 @@ import {
   GetAccountSettingCommand,
   GetAuthorizationTokenCommand,
   GetRegistryPolicyCommand,
+  InitiateLayerUploadCommand,
   ListImageReferrersCommand,
+  ListTagsForResourceCommand,
   ListPullTimeUpdateExclusionsCommand,
   paginateDescribeRepositoryCreationTemplates,
   PutAccountSettingCommand,
@@ -36,12 +38,16 @@ import {
   TemplateNotFoundException,
   UntagResourceCommand,
   UpdateRepositoryCreationTemplateCommand,
+  UploadLayerPartCommand,
 } from '@aws-sdk/client-ecr';
 import {
   CreateAccessKeyCommand,
+  CreateRoleCommand,
   CreateUserCommand,
   IAMClient,
+  PutRolePolicyCommand,
   PutUserPolicyCommand,
+  UpdateAssumeRolePolicyCommand,
   TagUserCommand,
 } from '@aws-sdk/client-iam';
 import { start } from '../../src/compose.ts';
@@ -93,6 +99,7 @@ async function open(settings: Readonly<Record<string, string>> = {}) {
   const iam = new IAMClient({ endpoint, region, credentials: own, maxAttempts: 1 });
   return {
     berth,
+    iam,
     client: clientOf(own),
     other: clientOf(theirs),
     /** A user of the first account, with one policy and tags. */
@@ -253,6 +260,64 @@ test('templates, and a push into a repository that is not there', async () => {
   assert.deepEqual((await client.send(new ListImageReferrersCommand(subject))).referrers, []);
   const { imageDetails } = await client.send(new DescribeImagesCommand({ repositoryName: 'team/app' }));
   assert.equal(imageDetails?.length, 1);
+});
+
+test('the role of a template must trust ECR and be allowed what the template sets', async () => {
+  await using server = await open();
+  const { client, iam, v2 } = server;
+  const role = `arn:aws:iam::${ACCOUNT}:role/templates`;
+  const refused = async (expected: RegExp): Promise<void> => {
+    const { status, text: answer } = await v2(client, 'POST', 'team/app/blobs/uploads/');
+    assert.equal(status, 403, answer);
+    assert.match(answer, expected);
+    assert.deepEqual((await client.send(new DescribeRepositoriesCommand({}))).repositories, []);
+  };
+  const template = {
+    prefix: 'team',
+    appliedFor: ['CREATE_ON_PUSH' as const],
+    resourceTags: [{ Key: 'stage', Value: 'dev' }],
+    repositoryPolicy: text({ Effect: 'Allow', Principal: '*', Action: 'ecr:BatchGetImage' }),
+  };
+  await client.send(new CreateRepositoryCreationTemplateCommand(template));
+  await refused(/sets KMS encryption or resource tags, and has no customRoleArn of a role to do so/);
+  await client.send(new UpdateRepositoryCreationTemplateCommand({ prefix: 'team', customRoleArn: role }));
+  const distrust =
+    /ecr\.amazonaws\.com is not authorized to perform: sts:AssumeRole on resource: arn:aws:iam::000000000000:role\/templates/;
+  await refused(distrust);
+  const trust = (Service: string, more: object = {}) =>
+    text({ Effect: 'Allow', Principal: { Service }, Action: 'sts:AssumeRole', ...more });
+  const RoleName = 'templates';
+  await iam.send(new CreateRoleCommand({ RoleName, AssumeRolePolicyDocument: trust('ec2.amazonaws.com') }));
+  await refused(distrust);
+  const confused = { Condition: { StringEquals: { 'aws:SourceAccount': OTHER } } };
+  for (const PolicyDocument of [trust('ecr.amazonaws.com', confused), trust('ecr.amazonaws.com')]) {
+    await refused(distrust);
+    await iam.send(new UpdateAssumeRolePolicyCommand({ RoleName, PolicyDocument }));
+  }
+  const session = `arn:aws:sts::${ACCOUNT}:assumed-role/templates/ECRTemplate`;
+  const may = async (...statements: object[]): Promise<void> => {
+    const PolicyDocument = text(...statements.map((one) => ({ Effect: 'Allow', Resource: '*', ...one })));
+    await iam.send(new PutRolePolicyCommand({ RoleName, PolicyName: 'rights', PolicyDocument }));
+  };
+  const lacks = (action: string): RegExp =>
+    new RegExp(
+      `User: ${session} is not authorized to perform: ecr:${action} on resource: \\S+:repository/team/app because no identity-based policy allows the ecr:${action} action`,
+    );
+  await refused(lacks('CreateRepository'));
+  await may({ Action: 'ecr:CreateRepository' });
+  await refused(lacks('TagResource'));
+  const prod = { StringEquals: { 'aws:RequestTag/stage': 'prod' } };
+  await may({ Action: 'ecr:CreateRepository' }, { Action: 'ecr:TagResource', Condition: prod });
+  await refused(lacks('TagResource'));
+  const dev = { StringEquals: { 'aws:RequestTag/stage': 'dev' } };
+  await may({ Action: ['ecr:CreateRepository', 'ecr:TagResource'], Condition: dev });
+  await refused(lacks('SetRepositoryPolicy'));
+  await may({ Action: ['ecr:CreateRepository', 'ecr:TagResource', 'ecr:SetRepositoryPolicy'] });
+  assert.equal((await v2(client, 'POST', 'team/app/blobs/uploads/')).status, 202);
+  const { repositories = [] } = await client.send(new DescribeRepositoriesCommand({}));
+  const resourceArn = repositories[0]?.repositoryArn;
+  const { tags } = await client.send(new ListTagsForResourceCommand({ resourceArn }));
+  assert.deepEqual(tags, template.resourceTags);
 });
 
 /** One line: policies of repository and registry, tags of the repository, who pulls, and whether it may. */
@@ -456,7 +521,15 @@ test('tags of a request and of a repository as conditions of the control plane',
 });
 
 test('quotas are settings', async () => {
-  await using server = await open({ 'repositories-max': '1', 'images-per-repository-max': '1' });
+  await using server = await open({
+    'repositories-max': '1',
+    'images-per-repository-max': '1',
+    'tags-per-image-max': '2',
+    'creation-templates-max': '1',
+    'pull-time-exclusions-max': '1',
+    'layer-bytes-max': '4',
+    'layer-parts-max': '1',
+  });
   const { client, v2 } = server;
   await client.send(new CreateRepositoryCommand({ repositoryName: 'app' }));
   await assert.rejects(client.send(new CreateRepositoryCommand({ repositoryName: 'two' })), {
@@ -466,6 +539,45 @@ test('quotas are settings', async () => {
   await v2(client, 'POST', `app/blobs/uploads/?digest=${sha256('{}')}`, '{}');
   assert.equal((await v2(client, 'PUT', 'app/manifests/v1', MANIFEST)).status, 201);
   assert.equal((await v2(client, 'PUT', 'app/manifests/v2', MANIFEST)).status, 201);
+  const third = await v2(client, 'PUT', 'app/manifests/v3', MANIFEST);
+  assert.equal(third.status, 403);
+  assert.match(third.text, /exceeds the maximum allowed number of tags per image which is '2'/);
+  const app = { repositoryName: 'app' };
+  const { uploadId } = await client.send(new InitiateLayerUploadCommand(app));
+  const part = (partFirstByte: number, bytes: string) =>
+    client.send(
+      new UploadLayerPartCommand({
+        ...app,
+        uploadId,
+        partFirstByte,
+        partLastByte: partFirstByte + bytes.length - 1,
+        layerPartBlob: Buffer.from(bytes),
+      }),
+    );
+  await assert.rejects(part(0, 'large'), {
+    name: 'LimitExceededException',
+    message: "The layer exceeds the maximum allowed size which is '4' bytes",
+  });
+  assert.equal(
+    (await v2(client, 'POST', `app/blobs/uploads/?digest=${sha256('large')}`, 'large')).status,
+    413,
+  );
+  await part(0, 'a');
+  await assert.rejects(part(1, 'b'), {
+    name: 'LimitExceededException',
+    message: "The layer exceeds the maximum allowed number of parts which is '1'",
+  });
+  const [template, more] = ['a', 'b'].map(
+    (prefix) => new CreateRepositoryCreationTemplateCommand({ prefix, appliedFor: ['REPLICATION'] }),
+  );
+  await client.send(template ?? assert.fail());
+  await assert.rejects(client.send(more ?? assert.fail()), { name: 'LimitExceededException' });
+  const [one, two] = ['a', 'b'].map(
+    (name) =>
+      new RegisterPullTimeUpdateExclusionCommand({ principalArn: `arn:aws:iam::${ACCOUNT}:role/${name}` }),
+  );
+  await client.send(one ?? assert.fail());
+  await assert.rejects(client.send(two ?? assert.fail()), { name: 'LimitExceededException' });
   const second = await v2(
     client,
     'PUT',
