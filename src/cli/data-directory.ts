@@ -1,6 +1,6 @@
 /** What a running server leaves in its data directory for the commands beside it. */
-import { chmod, mkdir, readFile, rename, rm, writeFile } from 'node:fs/promises';
-import { join } from 'node:path';
+import { chmod, mkdir, open, readFile, rename, rm } from 'node:fs/promises';
+import { dirname, join, resolve } from 'node:path';
 import { CommandError } from './cli.ts';
 
 export interface AccessKey {
@@ -19,10 +19,25 @@ export interface ServerRecord {
 const CREDENTIALS = join('bootstrap', 'credentials');
 const SERVER = 'server.json';
 
-/** Writes `bootstrap/credentials` in AWS's profile format, readable by the owner only. */
+/** Makes the data directory, and its name durable: what is synced in a directory that is lost is lost. */
+export async function makeDataDirectory(path: string): Promise<void> {
+  const data = resolve(path);
+  const first = await mkdir(data, { recursive: true, mode: 0o700 });
+  if (first === undefined) return;
+  for (let made = data; ; made = dirname(made)) {
+    // WHY passed over: a directory that may not be read can still be one to make others in
+    await syncDirectory(dirname(made)).catch((error: NodeJS.ErrnoException) => {
+      if (error.code !== 'EACCES') throw error;
+    });
+    if (made === resolve(first)) return;
+  }
+}
+
+/** Writes `bootstrap/credentials` in AWS's profile format, durably, readable by the owner only. */
 export async function writeCredentials(data: string, key: AccessKey): Promise<void> {
   await mkdir(join(data, 'bootstrap'), { recursive: true, mode: 0o700 });
   await chmod(join(data, 'bootstrap'), 0o700);
+  await syncDirectory(data);
   const profile = `[default]\naws_access_key_id = ${key.accessKeyId}\naws_secret_access_key = ${key.secretAccessKey}\n`;
   await writeWhole(join(data, CREDENTIALS), profile);
 }
@@ -60,8 +75,24 @@ export async function readServerRecord(data: string): Promise<ServerRecord> {
 }
 
 async function writeWhole(path: string, text: string): Promise<void> {
-  await writeFile(`${path}.new`, text, { mode: 0o600 });
+  const file = await open(`${path}.new`, 'w', 0o600);
+  try {
+    await file.writeFile(text);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
   await rename(`${path}.new`, path);
+  await syncDirectory(dirname(path));
+}
+
+async function syncDirectory(path: string): Promise<void> {
+  const directory = await open(path, 'r');
+  try {
+    await directory.sync();
+  } finally {
+    await directory.close();
+  }
 }
 
 async function readOptional(path: string): Promise<string | undefined> {

@@ -1,5 +1,4 @@
 import { X509Certificate } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
 import { start, type Berth } from '../compose.ts';
 import { resolve } from 'node:path';
 import { defaultDataDirectory, type Config } from '../config.ts';
@@ -7,6 +6,7 @@ import type { TlsPair } from '../server.ts';
 import { createLog, type Logger } from '../lib/log.ts';
 import { CommandError, type Surroundings } from './cli.ts';
 import {
+  makeDataDirectory,
   readCredentials,
   removeCredentials,
   removeServerRecord,
@@ -27,7 +27,7 @@ const EXPIRES_SOON_MS = 30 * 86_400_000;
  */
 export async function serve(config: Config, surroundings: Surroundings): Promise<void> {
   const log = createLog(config.logLevel);
-  await mkdir(config.data, { recursive: true, mode: 0o700 });
+  await makeDataDirectory(config.data);
   const tls = await readServerTls(config);
   const berth = await start(config, {
     log,

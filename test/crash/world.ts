@@ -279,6 +279,8 @@ async function goOn({ world, connection }: Life): Promise<void> {
   const rest = open.bytes.subarray(size);
   const sent = await connection.send('PATCH', open.location, { bytes: rest });
   if (sent.status === 404 && open.received === 0) return;
+  // the claim of a request that died with its server runs out by itself, after more than a life
+  if (sent.status === 416 && /Another request is writing/.test(sent.bytes.toString())) return;
   expect(sent, 202);
   const closed = await connection.send('PUT', `${open.location}?digest=${digestOf(open.bytes)}`);
   expect(closed, 201);
