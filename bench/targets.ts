@@ -30,10 +30,14 @@ export interface Target {
   stop(): Promise<void>;
 }
 
-/** Berth as it comes: encryption at rest, every request authenticated and authorised. Only the log is quieter. */
+/**
+ * Berth as it comes: encryption at rest, every request authenticated and authorised. Only the log is quieter, and a worker
+ * serves on each core: docker-registry uses them all as well.
+ */
 export async function openBerth(directory: string, environment: Environment): Promise<Target> {
   const data = join(directory, 'berth');
-  const server = await startBerth({ data, environment, asShipped: true, flags: ['--log-level', 'warn'] });
+  const flags = ['--log-level', 'warn', '--workers', 'cores'];
+  const server = await startBerth({ data, environment, asShipped: true, flags });
   const admin = await readAdmin(data);
   const { version } = JSON.parse(await readFile(new URL('../package.json', import.meta.url), 'utf8')) as {
     version: string;
