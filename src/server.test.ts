@@ -150,10 +150,10 @@ describe('choosing a door', () => {
 });
 
 describe('readiness and defects', () => {
-  it('is not ready while the database does not answer', async () => {
+  it('is not ready while writes cannot be taken', async () => {
     const { server } = await listen({ ready: () => Promise.reject(new Error('gone')) });
     const answer = await ask(server.port, { path: '/readyz' });
-    assert.deepEqual([answer.status, answer.body], [503, 'the database does not answer\n']);
+    assert.deepEqual([answer.status, answer.body], [503, 'the database or the storage does not take writes\n']);
     assert.equal((await ask(server.port, { path: '/healthz' })).status, 200);
     await server.drain();
   });

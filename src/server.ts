@@ -309,7 +309,7 @@ async function answerReady(
     exchange.send(
       503,
       { 'Content-Type': 'text/plain', 'Retry-After': '1' },
-      draining ? 'the server is stopping\n' : 'the database does not answer\n',
+      draining ? 'the server is stopping\n' : 'the database or the storage does not take writes\n',
     );
   }
 }

@@ -150,7 +150,7 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
     }),
     metrics: observation.metricsDoor,
     authority: () => readAuthority(join(config.data, 'tls', 'ca.pem')),
-    ready: () => checkReady(store),
+    ready: () => checkReady(store, registry),
   };
   const flush = async (): Promise<void> => {
     await registry.flush();
@@ -176,12 +176,13 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
   };
 }
 
-/** @throws unless the database can be read, and transactions can be run */
-async function checkReady(store: Store): Promise<void> {
+/** @throws unless the database can be read, transactions can be run, and what is written can be made durable */
+async function checkReady(store: Store, registry: Registry): Promise<void> {
   const late = new AbortController();
   const works = async (): Promise<void> => {
     await store.read.selectFrom('account').select('id').limit(1).execute();
     await store.transact('store.probe', {});
+    await registry.ready();
   };
   const timeout = delay(READY_MS, undefined, { signal: late.signal }).then(() => {
     throw new Error('the database does not answer');

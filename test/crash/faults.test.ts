@@ -221,6 +221,8 @@ describe('faults of the disk', { skip: missingCompiler }, () => {
       assert.ok(outcomes.includes(503), outcomes.join());
       assert.ok(layer.hits(0) > 0);
       await pull(running, good, whole(good));
+      const ready = await running.connection.send('GET', '/readyz');
+      assert.equal(ready.status, 503, 'it passes for ready');
       const input = { repositoryName: `faults/made-${number}` };
       const made = await callEcr(server, admin, 'CreateRepository', input).catch((error: unknown) =>
         assert.fail(`${String(error)}: ${server.output()}`),
@@ -229,6 +231,10 @@ describe('faults of the disk', { skip: missingCompiler }, () => {
       if (metadata) assert.match(made.text, /"__type":"(.*#)?ServiceUnavailableException"/);
 
       layer.impose();
+      if (number === CASES.length - 1)
+        await until('it is ready again', async () => {
+          return (await running.connection.send('GET', '/readyz')).status === 200;
+        });
       await until('it takes writes again', async () => {
         const probe = await running.connection.send('POST', `${V2}/blobs/uploads/`);
         return probe.status === 202;
