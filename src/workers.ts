@@ -14,7 +14,7 @@ export interface WorkersOptions {
   readonly count: number;
   readonly data: WorkerData;
   readonly log: Logger;
-  readonly observation: Observation;
+  readonly observation: Pick<Observation, 'audit' | 'renderMetrics'>;
   /** absent with PostgreSQL */
   readonly shared: SharedSqlite | undefined;
   /** Hears that a worker has committed something. */

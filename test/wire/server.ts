@@ -10,16 +10,22 @@ import { join } from 'node:path';
 import { randomUUID } from 'node:crypto';
 import { createFileBlobStore } from '../../src/blobs/blobs.ts';
 import { bootstrap, createIdentity, type Identity, type Principal } from '../../src/identity/identity.ts';
+import { readConfig } from '../../src/config.ts';
 import { isRegionName } from '../../src/domain/names.ts';
 import { openKeyRing, type KeyRing } from '../../src/lib/keyring.ts';
+import { createLog } from '../../src/lib/log.ts';
 import { createOciDoor } from '../../src/oci/oci.ts';
 import { createRegistry, type Registry, type Repository } from '../../src/registry/registry.ts';
 import { startServer } from '../../src/server.ts';
-import { openSqliteStore, type Store } from '../../src/store/store.ts';
+import { openSqliteStore, type SharedSqlite, type Store } from '../../src/store/store.ts';
+import { startWorkers, type Workers } from '../../src/workers.ts';
 
 export const ACCOUNT = '000000000000';
 export const STRANGER = '111111111111';
 export const REGION = 'us-east-1';
+
+/** Threads that serve in the servers of the wire tests; workers.test.ts runs them again with more than one. */
+export const WORKERS = Number(process.env['WIRE_WORKERS'] ?? '1');
 
 export interface WireServer {
   readonly port: number;
@@ -86,14 +92,20 @@ export async function startWireServer(options: { readonly idleMs?: number } = {}
     onError,
     ...options,
   });
+  // What these doors are told about idle clients is not a setting, so that a worker would not know it.
+  const shares = WORKERS > 1 && options.idleMs === undefined;
+  const workers = shares ? startBeside(directory, store.shared, errors) : undefined;
   const server = await startServer({
+    share: shares ? 'first' : undefined,
     doors: { oci, aws: refuse, download: refuse, events: refuse, ready: refuse },
     host: '127.0.0.1',
     port: 0,
     onDone: () => undefined,
     onError,
   });
-  const agent = new Agent({ keepAlive: true });
+  await workers?.listen(server.port, undefined);
+  // With workers a connection for each request, so that all of them get some.
+  const agent = new Agent({ keepAlive: !shares });
   const adminAuth = await auth(admin);
   const strangerAuth = await auth(stranger);
 
@@ -113,7 +125,7 @@ export async function startWireServer(options: { readonly idleMs?: number } = {}
     request: (request) => exchange(server.port, agent, adminAuth, request),
     async stop() {
       agent.destroy();
-      await server.drain();
+      await Promise.all([server.drain(), workers?.stop()]);
       await registry.close();
       const left = await findLeftovers(store, join(directory, 'blobs'));
       await blobs.close();
@@ -122,6 +134,21 @@ export async function startWireServer(options: { readonly idleMs?: number } = {}
       assert.deepEqual({ ...left, errors }, { files: [], descriptors: [], errors: [] });
     },
   };
+}
+
+function startBeside(directory: string, shared: SharedSqlite | undefined, errors: unknown[]): Workers {
+  assert.ok(shared);
+  const { file, commits } = shared;
+  const flags = { data: directory, 'audit-log': 'off', metrics: 'off' };
+  const config = readConfig({ flags, env: {}, platform: process.platform });
+  return startWorkers({
+    count: WORKERS - 1,
+    data: { config, logLevel: 'error', shared: { file, commits }, poolMax: 2, threads: WORKERS },
+    log: createLog('error', { write: (line) => void errors.push(line) }),
+    observation: { audit: () => undefined, renderMetrics: () => Promise.resolve('') },
+    shared,
+    onCommit: () => undefined,
+  });
 }
 
 async function administrator(
