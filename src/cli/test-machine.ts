@@ -20,6 +20,8 @@ export interface TestMachine {
   readonly endpoint: string;
   /** environment of a machine that works */
   readonly env: NodeJS.ProcessEnv;
+  /** of the server */
+  readonly data: string;
   readonly home: string;
   readonly dockerDirectory: string;
   readonly admin: Client;
@@ -86,6 +88,7 @@ export async function openMachine(): Promise<TestMachine> {
     host,
     endpoint: berth.endpoint,
     env,
+    data,
     home,
     dockerDirectory,
     admin,
