@@ -1,6 +1,6 @@
 /** From policy text to a compiled policy: immutable, strict, indexed by service prefix, safe to cache by its text. */
 import { compileCondition, type Condition } from './conditions.ts';
-import { compileGlob, type Glob } from './glob.ts';
+import { compileGlob, matchGlob, type Glob } from './glob.ts';
 import {
   isArray,
   isObject,
@@ -59,7 +59,12 @@ export interface CompiledPolicy {
   /** Statements that can concern a service prefix, for the prefixes named; everything else is in `anyService`. */
   readonly byService: ReadonlyMap<string, StatementList>;
   readonly anyService: StatementList;
+  /** Exactly the statements whose Action or NotAction matches; both in lower case. Remembers some answers. */
+  statementsFor(service: string, action: string): StatementList;
 }
+
+/** How many actions a policy remembers the statements for: more than ECR has. */
+const ACTIONS_REMEMBERED = 128;
 
 export const DOCUMENT_ELEMENTS: ReadonlySet<string> = new Set(['Version', 'Id', 'Statement']);
 export const STATEMENT_ELEMENTS: ReadonlySet<string> = new Set([
@@ -183,6 +188,13 @@ function compileStatement(json: JsonObject, index: number, variables: boolean): 
   };
 }
 
+/** Whether the lower-cased action is one that Action names or NotAction does not. */
+export function matchAction(matcher: ActionMatcher, action: string): boolean {
+  if (matcher.everything || matcher.names.has(action)) return !matcher.not;
+  for (const glob of matcher.globs) if (matchGlob(glob, action)) return !matcher.not;
+  return matcher.not;
+}
+
 /** The literal service prefixes of a statement's actions; undefined if it may concern any service. */
 function servicesOf({ actions }: Statement, json: JsonObject): ReadonlySet<string> | undefined {
   if (actions.not) return undefined;
@@ -222,12 +234,25 @@ export function compilePolicy(text: string): CompiledPolicy {
   const named = new Set(services.flatMap((s) => [...(s ?? [])]));
   const concerning = (service: string) =>
     byEffect(statements.filter((_, i) => services[i] === undefined || services[i]?.has(service)));
+  const byService = new Map([...named].map((service) => [service, concerning(service)]));
+  const anyService = byEffect(statements.filter((_, i) => services[i] === undefined));
+  const remembered = new Map<string, StatementList>();
   return {
     version,
     id: typeof id === 'string' ? id : undefined,
     statements,
-    byService: new Map([...named].map((service) => [service, concerning(service)])),
-    anyService: byEffect(statements.filter((_, i) => services[i] === undefined)),
+    byService,
+    anyService,
+    statementsFor(service, action) {
+      const known = remembered.get(action);
+      if (known !== undefined) return known;
+      const { deny, allow } = byService.get(service) ?? anyService;
+      const matching = (s: Statement): boolean => matchAction(s.actions, action);
+      const list = { deny: deny.filter(matching), allow: allow.filter(matching) };
+      // WHY bounded: whoever simulates may ask about any action.
+      if (remembered.size < ACTIONS_REMEMBERED) remembered.set(action, list);
+      return list;
+    },
   };
 }
 

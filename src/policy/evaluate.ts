@@ -126,7 +126,7 @@ function groupsOf({ caller, trustPolicy }: AccessRequest, set: PolicySet): reado
 }
 
 const listOf = ({ policy }: NamedPolicy, query: Query) =>
-  policy.byService.get(query.service) ?? policy.anyService;
+  policy.statementsFor(query.service, query.actionLower);
 
 function findFirst(group: Group, query: Query, effect: 'allow' | 'deny'): Finding | undefined {
   for (const policy of group.policies) {

@@ -71,12 +71,23 @@ export interface AddressRange {
   readonly prefixBits: number;
 }
 
+/** Four decimal octets. WHY by hand: every request with an address condition comes by, and splitting costs a microsecond. */
 function parseIpv4(text: string): number[] | undefined {
-  const octets = text.split('.', 5);
-  // WHY: leading zeros are refused, some systems read them as octal.
-  if (octets.length !== 4 || !octets.every((o) => /^(?:0|[1-9][0-9]{0,2})$/.test(o))) return undefined;
-  const bytes = octets.map(Number);
-  return bytes.every((b) => b <= 255) ? bytes : undefined;
+  const bytes: number[] = [];
+  let octet = -1;
+  for (let i = 0; i <= text.length; i++) {
+    const code = i < text.length ? text.charCodeAt(i) : 0x2e;
+    if (code === 0x2e) {
+      if (octet < 0 || bytes.push(octet) > 4) return undefined;
+      octet = -1;
+      continue;
+    }
+    // WHY: leading zeros are refused, some systems read them as octal.
+    if (code < 0x30 || code > 0x39 || octet === 0) return undefined;
+    octet = (octet < 0 ? 0 : octet * 10) + code - 0x30;
+    if (octet > 255) return undefined;
+  }
+  return bytes.length === 4 ? bytes : undefined;
 }
 
 /** The bytes of colon-separated groups, the last of which may be a dotted quad. */

@@ -1,6 +1,6 @@
 /** Does one statement apply to one request, and if not, because of which element? */
 import { matchCondition } from './conditions.ts';
-import type { ActionMatcher, FixedPart, ResourcePattern, Statement } from './document.ts';
+import { matchAction, type FixedPart, type ResourcePattern, type Statement } from './document.ts';
 import { matchGlob, occursAt } from './glob.ts';
 import { exceptsCaller, matchPrincipals, type Caller, type PrincipalKind } from './principals.ts';
 import { isResolvable, matchTemplate, splitArn, type Context } from './variables.ts';
@@ -40,12 +40,6 @@ export function makeQuery(request: AccessRequest, bounded: boolean): Query {
   };
 }
 
-function matchAction(matcher: ActionMatcher, action: string): boolean {
-  if (matcher.everything || matcher.names.has(action)) return !matcher.not;
-  for (const glob of matcher.globs) if (matchGlob(glob, action)) return !matcher.not;
-  return matcher.not;
-}
-
 function matchFixed(fixed: readonly FixedPart[], parts: readonly string[]): boolean {
   for (let i = 0; i < 5; i++) {
     const wanted = fixed[i];
@@ -68,7 +62,8 @@ function matchResource(pattern: ResourcePattern, query: Query): boolean {
 
 /** Whether the pattern might have named the resource had all its variables a value. */
 function isUndecided(pattern: ResourcePattern, { request, resourceParts: parts }: Query): boolean {
-  if (pattern.form !== 'parts' || parts === undefined || isResolvable(pattern.rest, request.context)) return false;
+  if (pattern.form !== 'parts' || parts === undefined || isResolvable(pattern.rest, request.context))
+    return false;
   return matchFixed(pattern.fixed, parts) && occursAt(pattern.rest.prefix, parts[5] ?? '', 0);
 }
 
@@ -93,11 +88,10 @@ function principalKind(statement: Statement, query: Query, attached: boolean): P
 }
 
 /**
- * How the statement names the caller if all of it applies, otherwise undefined. `attached`: the policy belongs to a
+ * How the statement, whose action is known to match, names the caller if all of it applies, otherwise undefined. `attached`: the policy belongs to a
  * resource, so it must name a principal and needs no Resource.
  */
 export function applies(statement: Statement, query: Query, attached: boolean): PrincipalKind | undefined {
-  if (!matchAction(statement.actions, query.actionLower)) return undefined;
   const kind = principalKind(statement, query, attached);
   if (kind === undefined || !matchResources(statement, query, attached)) return undefined;
   for (const condition of statement.conditions) {

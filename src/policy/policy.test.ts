@@ -495,6 +495,52 @@ describe('properties', () => {
     );
   });
 
+  it('taking an Allow away never grants', () => {
+    const place = pick('identity', 'boundary', 'session', 'resource') as fc.Arbitrary<'identity'>;
+    fc.assert(
+      fc.property(world, place, fc.nat(3), (c, type, index) => {
+        const list = c[type] as unknown as { Effect: string }[] | undefined;
+        if (list?.[index]?.Effect !== 'Allow') return;
+        const neutral = { ...list[index], Effect: 'Deny', Condition: { Bool: { 'aws:never': 'true' } } };
+        const less = { ...c, [type]: list.with(index, neutral) };
+        assert.ok(!decide(less).allowed || decide(c).allowed);
+      }),
+    );
+  });
+
+  it('session policies and control policies only narrow', () => {
+    fc.assert(
+      fc.property(world, statements.map(withoutPrincipal), (c, level) => {
+        const { allowed } = decide(c);
+        assert.ok(allowed || !decide({ ...c, serviceControl: [level] }).allowed);
+        assert.ok(allowed || !decide({ ...c, resourceControl: [level] }).allowed);
+        // A federated user without session policy may do nothing, so there one can only add.
+        if (c.caller !== 'federated') assert.ok(!allowed || decide({ ...c, session: undefined }).allowed);
+      }),
+    );
+  });
+
+  it('a policy decides as on its first request, however many came before, and as read statement by statement', () => {
+    const actions = ['ecr:PutImage', 'ecr:GetX', 's3:GetObject', 'ecr:putimage', 'x', ''];
+    fc.assert(
+      fc.property(world, fc.array(pick(...actions), { minLength: 1, maxLength: 4 }), (c, asked) => {
+        const warm = policiesOf(c);
+        for (const action of asked) {
+          const request = requestOf({ ...c, action });
+          const [a, b] = [evaluate(request, warm), evaluate(request, policiesOf(c))];
+          const told = ({ reason: { outcome, policyType, statement: by } }: typeof a) => [
+            outcome,
+            policyType,
+            by,
+          ];
+          assert.deepEqual(told(a), told(b));
+          const denies = a.explain().policies.some(({ outcome }) => outcome === 'deny');
+          assert.equal(a.reason.outcome === 'explicit-deny', denies);
+        }
+      }),
+    );
+  });
+
   it('never throws and explains what it decided', () => {
     fc.assert(
       fc.property(world, (c) => {
