@@ -38,6 +38,7 @@ import {
 import { start } from '../../src/compose.ts';
 import { readConfig } from '../../src/config.ts';
 import { createLog } from '../../src/lib/log.ts';
+import { WORKERS } from './server.ts';
 
 const ACCOUNT = '000000000000';
 const repositoryName = 'team/app';
@@ -46,12 +47,15 @@ const sha256 = (content: string | Uint8Array) =>
 
 async function open() {
   const data = await mkdtemp(join(tmpdir(), 'berth-wire-ecr-'));
-  const berth = await start(readConfig({ flags: { data, port: '0' }, env: {}, platform: process.platform }), {
-    log: createLog('error'),
-    clock: Date.now,
-    tls: undefined,
-    credentialsFile: { write: () => Promise.resolve(), remove: () => Promise.resolve() },
-  });
+  const berth = await start(
+    readConfig({ flags: { data, port: '0', workers: String(WORKERS) }, env: {}, platform: process.platform }),
+    {
+      log: createLog('error'),
+      clock: Date.now,
+      tls: undefined,
+      credentialsFile: { write: () => Promise.resolve(), remove: () => Promise.resolve() },
+    },
+  );
   const { id = '', secret = '' } = berth.firstCredentials ?? {};
   const client = new ECRClient({
     endpoint: berth.endpoint,

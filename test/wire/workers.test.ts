@@ -1,5 +1,6 @@
 /** A server of several workers: what one worker promises, all of them keep together. */
 import assert from 'node:assert/strict';
+import { spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
@@ -8,12 +9,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setImmediate } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 import type { Worker } from 'node:worker_threads';
 import { start, type Berth } from '../../src/compose.ts';
 import { readConfig } from '../../src/config.ts';
 import { createLog } from '../../src/lib/log.ts';
 import { signRequest } from '../../src/lib/sigv4.ts';
-import { basic } from './server.ts';
+import { basic, WORKERS as REPEATED } from './server.ts';
 
 const REGION = 'us-east-1';
 const WORKERS = 3;
@@ -349,4 +351,21 @@ test('a drain cuts no request on any worker, and nothing of the audit log is los
   assert.equal(named('InitiateLayerUpload'), 12);
   assert.equal(named('UploadLayerPart'), 12);
   assert.equal(new Set(records.map(({ requestID }) => requestID)).size, records.length);
+});
+
+/** Tables of requests and answers that must not notice how many workers there are. */
+const TABLES = ['oci-auth', 'oci-blobs', 'oci-manifests', 'ecr'];
+
+test('the tables of the data plane and of ECR hold on two workers', { timeout: 300_000 }, async () => {
+  assert.equal(REPEATED, 1, 'these tables run themselves');
+  const files = TABLES.map((name) => fileURLToPath(new URL(`./${name}.test.ts`, import.meta.url)));
+  const { NODE_TEST_CONTEXT: _, ...env } = process.env;
+  const child = spawn(process.execPath, ['--test', '--test-isolation=none', ...files], {
+    env: { ...env, WIRE_WORKERS: '2' },
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let output = '';
+  child.stdout.setEncoding('utf8').on('data', (text: string) => (output += text));
+  const [code] = (await once(child, 'close')) as [number];
+  assert.equal(code, 0, output.slice(-20_000));
 });
