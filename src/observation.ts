@@ -286,7 +286,7 @@ function observeStore(store: Store, counter: Counter): Store {
   return {
     engine: store.engine,
     read: store.read,
-    prepare: (sql) => store.prepare(sql),
+    prepare: (sql, keep) => store.prepare(sql, keep),
     close: () => store.close(),
     transact: (name, input) => {
       const result = store.transact(name, input);

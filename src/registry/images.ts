@@ -201,10 +201,12 @@ function createLookUp(store: Store): (repositoryId: string, id: ImageId) => Prom
     `select i.id, i.last_pulled_at, t.alias
      from tag t join image i on i.repository_id = t.repository_id and i.digest = t.image_digest
      where t.repository_id = ? and t.name = ? and i.status is null`,
+    'keep',
   );
   const byDigest = store.prepare<HeadRow>(
     `select id, last_pulled_at, null as alias from image
      where repository_id = ? and digest = ? and status is null`,
+    'keep',
   );
   const byId = store.prepare<ImageRow>(
     `select digest, media_type, artifact_type, subject_digest, size, pushed_at, manifest from image where id = ?`,

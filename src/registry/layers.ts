@@ -18,12 +18,13 @@ interface BlobRow {
   readonly leased_until: number;
 }
 
-type FindBlob = (repositoryId: string, digest: string) => Promise<BlobRow[]>;
+type FindBlob = (repositoryId: string, digest: string) => Promise<readonly BlobRow[]>;
 
 export function createLayers(context: RegistryContext, findRepository: FindRepository): Layers {
   const { store, clock, blobLeaseMs, trashGraceMs } = context;
   const findBlob = store.prepare<BlobRow>(
     'select storage_key, size, leased_until from repository_blob where repository_id = ? and digest = ?',
+    'keep',
   );
   const resolve = prepareResolve(store, 'blob_alias');
   return {

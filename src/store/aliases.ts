@@ -18,6 +18,7 @@ export function prepareResolve(
 ): (repositoryId: string, digest: string) => Promise<string | undefined> {
   const query = store.prepare<{ digest: string }>(
     `select digest from ${table} where alias = ? and repository_id = ?`,
+    'keep',
   );
   return async (repositoryId, digest) =>
     isSha256(digest) ? digest : (await query(digest, repositoryId))[0]?.digest;

@@ -72,7 +72,10 @@ export const identityTransactions = {
 
 /** The counter that every identity write moves: the one read that tells whether cached principals are current. */
 export function prepareIdentityRevision(store: Pick<Store, 'prepare'>): () => Promise<number> {
-  const query = store.prepare<{ value: number }>(`select value from revision where subject = 'identity'`);
+  const query = store.prepare<{ value: number }>(
+    `select value from revision where subject = 'identity'`,
+    'keep',
+  );
   return async () => (await query())[0]?.value ?? 0;
 }
 

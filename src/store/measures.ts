@@ -150,7 +150,7 @@ function prepareCount({
   return async (signal) => {
     const stored = { blobs: 0, bytes: 0 };
     for (let after: string | null = ''; after !== null;) {
-      const [page]: { last: string | null; rows: number; bytes: number }[] = await blobPage(after);
+      const [page]: readonly { last: string | null; rows: number; bytes: number }[] = await blobPage(after);
       stored.blobs += page?.rows ?? 0;
       stored.bytes += page?.bytes ?? 0;
       after = page?.last ?? null;
@@ -183,7 +183,7 @@ async function walk(
   let total = 0;
   let after: GroupRow | undefined;
   do {
-    const rows: GroupRow[] = await page(after?.id ?? '', after?.last ?? '');
+    const rows: readonly GroupRow[] = await page(after?.id ?? '', after?.last ?? '');
     for (const row of rows) {
       total += row.rows;
       onGroup?.(row.id, row);

@@ -101,6 +101,7 @@ export function prepareFindRepository(
     `select ${COLUMNS.map((column) => `r.${column}`).join(', ')}, t.key as tag_key, t.value as tag_value
      from repository r left join repository_tag t on t.repository_id = r.id
      where r.account = ? and r.region = ? and r.name = ?`,
+    'keep',
   );
   return async ({ account, region, name }) => {
     const rows = await query(account, region, name);

@@ -131,6 +131,24 @@ describe('store on SQLite', () => {
     await joined.close();
   });
 
+  test('an answer that is kept ends with the next commit, on every thread', async () => {
+    const store = await openHere();
+    const sql = 'select id from account where created_at = ? order by id';
+    const kept = store.prepare<{ id: string }>(sql, 'keep');
+    const rows = async (createdAt: number) => (await kept(createdAt)).map(({ id }) => id);
+    assert.deepEqual(await rows(1), []);
+    for (const id of ['a', 'b', 'c']) {
+      await insert(store, id);
+      const first = await kept(1);
+      assert.equal(first.at(-1)?.id, id);
+      assert.equal(await kept(1), first);
+      assert.deepEqual(await rows(2), []);
+    }
+    // One more question than is kept.
+    for (let i = 0; i < 1001; i++) assert.deepEqual(await rows(i + 2), []);
+    assert.deepEqual(await rows(1), ['a', 'b', 'c']);
+  });
+
   test('a full disk refuses what does not fit and keeps the rest', async () => {
     const store = await openHere();
     await insert(store, 'a');

@@ -20,6 +20,8 @@ import { startWriter, type WriterThread } from './writer-thread.ts';
 
 /** Statements kept by their text. Lists of varying length make many texts; the oldest give way. */
 const STATEMENTS_MAX = 500;
+/** Answers of one prepared query that are kept until the next commit. */
+const KEPT_MAX = 1000;
 const BUSY_MS = 5000;
 /** Bytes of the database read through the page cache of the kernel instead of by system calls. */
 const MMAP_BYTES = 256 * 1_048_576;
@@ -134,7 +136,7 @@ export function connect(file: string, readOnly: boolean): DatabaseSync {
 }
 
 /** Kysely on a connection of `node:sqlite`; statements are compiled once per text. Destroying it closes the connection. */
-export function queryBuilder(database: DatabaseSync, beforeQuery = (): void => {}): Kysely<Schema> {
+export function queryBuilder(database: DatabaseSync, beforeQuery = (): unknown => undefined): Kysely<Schema> {
   const statements = new Map<string, ReturnType<typeof adapt>>();
   const prepare = (text: string): ReturnType<typeof adapt> => {
     let statement = statements.get(text);
@@ -151,7 +153,7 @@ export function queryBuilder(database: DatabaseSync, beforeQuery = (): void => {
   });
 }
 
-function adapt(database: DatabaseSync, text: string, beforeQuery: () => void) {
+function adapt(database: DatabaseSync, text: string, beforeQuery: () => unknown) {
   const statement = database.prepare(text);
   const readRows = rowReader(statement);
   type Parameters = readonly unknown[];
@@ -188,8 +190,11 @@ function rowReader(statement: StatementSync): (parameters: SQLInputValue[]) => R
 
 /** See {@link holdSnapshot}. */
 interface Snapshot {
-  /** Before each query: makes sure that it sees everything committed so far. */
-  begin(): void;
+  /**
+   * Before each query: makes sure that it sees everything committed so far. Returns how many commits that are, or
+   * `undefined` when that is not known.
+   */
+  begin(): number | undefined;
   /** Lets go of what is held. */
   end(): void;
 }
@@ -219,12 +224,13 @@ function holdSnapshot(database: DatabaseSync, commits: Int32Array<SharedArrayBuf
       // WHY read first: what is committed from here on changes it, whether or not the transaction sees that already.
       const now = Atomics.load(commits, 0);
       if (database.isTransaction) {
-        if (now === seen) return;
+        if (now === seen) return now;
         commit.run();
       }
       seen = now;
       begin.run();
       timer ??= setTimeout(expire, SNAPSHOT_MS).unref();
+      return now;
     },
     end,
   };
@@ -238,7 +244,7 @@ interface SqliteReader extends Pick<SqliteStore<Registry>, 'read' | 'prepare' | 
 async function openReader(file: string, commits?: Int32Array<SharedArrayBuffer>): Promise<SqliteReader> {
   const database = connect(file, true);
   const snapshot =
-    commits === undefined ? { begin: () => {}, end: () => {} } : holdSnapshot(database, commits);
+    commits === undefined ? { begin: () => undefined, end: () => {} } : holdSnapshot(database, commits);
   const read = queryBuilder(database, snapshot.begin);
   const close = async (): Promise<void> => {
     // WHY both: Kysely closes only what it has used.
@@ -251,14 +257,42 @@ async function openReader(file: string, commits?: Int32Array<SharedArrayBuffer>)
     await close();
     throw error;
   }
-  const prepare = <Row>(text: string): PreparedQuery<Row> => {
+  const prepare = <Row>(text: string, keep?: 'keep'): PreparedQuery<Row> => {
     const readRows = rowReader(database.prepare(text));
+    if (keep === 'keep') return keepRows(readRows, snapshot) as PreparedQuery<Row>;
     return async (...parameters) => {
       snapshot.begin();
       return readRows(parameters) as Row[];
     };
   };
   return { read, prepare, close, snapshot };
+}
+
+/**
+ * Keeps what a query gave until the next commit: between commits the same question has the same answer. INVARIANT: nobody
+ * changes the rows, which are everybody's.
+ */
+function keepRows(
+  readRows: (parameters: SQLInputValue[]) => Record<string, unknown>[],
+  snapshot: Snapshot,
+): PreparedQuery<unknown> {
+  let kept = new Map<string, Record<string, unknown>[]>();
+  let keptAt: number | undefined;
+  return async (...parameters) => {
+    const commits = snapshot.begin();
+    if (commits === undefined) return readRows(parameters);
+    if (commits !== keptAt || kept.size >= KEPT_MAX) {
+      // WHY not cleared when empty: a store that only writes would make a map for every commit.
+      if (kept.size > 0) kept = new Map();
+      keptAt = commits;
+    }
+    const key = parameters.length === 1 ? String(parameters[0]) : parameters.join('\0');
+    const known = kept.get(key);
+    if (known !== undefined) return known;
+    const rows = readRows(parameters);
+    kept.set(key, rows);
+    return rows;
+  };
 }
 
 function refuseWrites(): Promise<never> {

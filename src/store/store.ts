@@ -159,9 +159,10 @@ export interface StoreOf<R extends Registry> {
   readonly read: Reader;
   /**
    * Precompiled SQL for the hottest look-ups: `?` placeholders (translated for PostgreSQL), plain rows out. Prepare
-   * once and keep the function.
+   * once and keep the function. With `'keep'` an answer may be kept for as long as nothing is committed: for small
+   * answers that are asked for again and again.
    */
-  prepare<Row>(sql: string): PreparedQuery<Row>;
+  prepare<Row>(sql: string, keep?: 'keep'): PreparedQuery<Row>;
   /**
    * Runs a named transaction and resolves when it is durable. Input and output are plain data.
    *
@@ -174,7 +175,7 @@ export interface StoreOf<R extends Registry> {
   close(): Promise<void>;
 }
 
-export type PreparedQuery<Row> = (...parameters: (string | number | null | Uint8Array)[]) => Promise<Row[]>;
+export type PreparedQuery<Row> = (...parameters: (string | number | null)[]) => Promise<readonly Row[]>;
 
 export type Store = StoreOf<typeof TRANSACTIONS>;
 

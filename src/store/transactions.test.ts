@@ -3,6 +3,7 @@ import { test } from 'node:test';
 import { backupTransactions } from './backup.ts';
 import { checkTransactions } from './check.ts';
 import { damageTransactions } from './damage.ts';
+import { denialTransactions } from './denials.ts';
 import { eventTransactions } from './events.ts';
 import { garbageTransactions } from './garbage.ts';
 import { identityTransactions } from './identities.ts';
@@ -20,6 +21,7 @@ import { uploadTransactions } from './uploads.ts';
 test('no two subjects have a transaction of the same name', () => {
   const subjects = [
     identityTransactions,
+    denialTransactions,
     registryTransactions,
     repositoryTransactions,
     templateTransactions,
@@ -35,6 +37,6 @@ test('no two subjects have a transaction of the same name', () => {
     checkTransactions,
     backupTransactions,
   ];
-  const names = subjects.flatMap((transactions) => Object.keys(transactions));
+  const names = [...subjects.flatMap((transactions) => Object.keys(transactions)), 'store.probe'];
   assert.deepEqual(names.sort(), Object.keys(TRANSACTIONS).sort());
 });
