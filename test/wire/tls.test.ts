@@ -69,6 +69,18 @@ async function shake(port: number, options: ConnectionOptions): Promise<string> 
   }
 }
 
+/** A command beside the server, with nothing of this environment; all it printed. */
+function berth(...args: readonly string[]): { status: number | null; output: string } {
+  const { status, stdout, stderr } = spawnSync(process.execPath, [join(ROOT, 'src', 'main.ts'), ...args], {
+    encoding: 'utf8',
+    env: {
+      PATH: process.env['PATH'] ?? '',
+      NODE_COMPILE_CACHE: join(ROOT, 'node_modules', '.cache', 'node'),
+    },
+  });
+  return { status, output: stdout + stderr };
+}
+
 describe('TLS', () => {
   let directory: string;
   let server: BerthServer;
@@ -155,6 +167,24 @@ describe('TLS', () => {
     agent.destroy();
   });
 
+  test('every worker takes the new certificate and shows the CA', async () => {
+    const data = join(directory, 'workers');
+    const workers = await startBerth({ data, tls: [], flags: ['--workers', '3'] });
+    const own = await readFile(authorityFile(data), 'utf8');
+    const seen = async (): Promise<Set<string>> => {
+      const answers = Array.from({ length: 24 }, () => get(workers.port, '/ca.pem', { ca: own }));
+      const found = await Promise.all(answers);
+      assert.ok(found.every(({ status, body }) => status === 200 && body === own));
+      return new Set(found.map(({ fingerprint }) => fingerprint));
+    };
+    const former = await seen();
+    assert.equal(former.size, 1);
+    await initTls(data);
+    process.kill(workers.pid, 'SIGHUP');
+    await until('all have the new one', async () => [...(await seen())].every((one) => !former.has(one)));
+    await stopBerth(workers);
+  });
+
   const unusable: readonly [what: string, spoil: (cert: string, key: string) => Promise<void>][] = [
     [
       'a key of another certificate',
@@ -225,6 +255,12 @@ describe('names of registries', () => {
       assert.equal(token.authorizationData[0]?.proxyEndpoint, `${scheme}://${host(server.port)}`);
       assert.equal((await callQuery(server, admin, 'sts', { Action: 'GetCallerIdentity' })).status, 200);
       assert.equal((await fetch(`${server.endpoint}/ca.pem`)).status, tls ? 200 : 404);
+      // the commands beside it trust the CA, and tell AWS tools to
+      const { data } = server;
+      const variables = JSON.parse(berth('env', '--json', '--data', data).output) as Record<string, string>;
+      assert.equal(variables['AWS_CA_BUNDLE'], tls ? authorityFile(data) : undefined);
+      const events = berth('events', '--data', data);
+      assert.equal(events.status, 0, events.output);
       await stopBerth(server);
       await rm(directory, { recursive: true });
     });
@@ -232,16 +268,6 @@ describe('names of registries', () => {
 });
 
 describe('berth tls', () => {
-  const berth = (...args: readonly string[]): { status: number | null; output: string } => {
-    const { status, stdout, stderr } = spawnSync(process.execPath, [join(ROOT, 'src', 'main.ts'), ...args], {
-      encoding: 'utf8',
-      env: {
-        PATH: process.env['PATH'] ?? '',
-        NODE_COMPILE_CACHE: join(ROOT, 'node_modules', '.cache', 'node'),
-      },
-    });
-    return { status, output: stdout + stderr };
-  };
   let data: string;
   before(async () => {
     data = await mkdtemp(join(tmpdir(), 'berth-tls-cli-'));
