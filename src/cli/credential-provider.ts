@@ -8,6 +8,7 @@ import { CommandError, type Surroundings } from './cli.ts';
 import { assumeByToken, findMachineSource } from './credentials.ts';
 import { findSetting, readImageHost, readPassword, stsOf } from './registry-login.ts';
 import type { RegistryPassword } from './registry-login.ts';
+import { readStandardInput } from './standard-input.ts';
 
 const VERSIONS = ['v1', 'v1beta1', 'v1alpha1'].map((name) => `credentialprovider.kubelet.k8s.io/${name}`);
 const REQUEST_CHARACTERS_MAX = 1_048_576;
@@ -29,7 +30,7 @@ export async function credentialProvider(
   surroundings: Surroundings,
   patterns: readonly string[],
 ): Promise<void> {
-  const request = readRequest(await readInput(surroundings.stdin));
+  const request = readRequest(await readStandardInput(surroundings, REQUEST_CHARACTERS_MAX));
   const host = readImageHost(request.image);
   const found = host && (await findPassword(request, patterns, config, surroundings));
   const auth =
@@ -81,16 +82,6 @@ function readRole(annotations: Readonly<Record<string, unknown>>): string | unde
     if (typeof value === 'string' && value !== '') return value;
   }
   return undefined;
-}
-
-async function readInput(stdin: Surroundings['stdin']): Promise<string> {
-  let text = '';
-  stdin.setEncoding('utf8');
-  for await (const part of stdin) {
-    text += String(part);
-    if (text.length > REQUEST_CHARACTERS_MAX) throw new CommandError('the request is too long');
-  }
-  return text;
 }
 
 /** @throws CommandError that repeats nothing of the request, which may hold a token */

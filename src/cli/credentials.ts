@@ -23,6 +23,8 @@ export interface CredentialSource {
    * access key tells.
    */
   readonly principal?: string;
+  /** Every load makes another session: nothing can be kept under its access key. */
+  readonly isNewEachTime?: boolean;
   /** @throws CommandError */
   load(): Promise<TimedCredentials>;
 }
@@ -83,6 +85,7 @@ export function findWebIdentity(env: NodeJS.ProcessEnv, sts: StsTarget): Credent
   const from = `role ${roleArn} by the token in ${file}`;
   return {
     from,
+    isNewEachTime: true,
     // WHY read at every load: the file is renewed in place
     load: async () =>
       assumeByToken(

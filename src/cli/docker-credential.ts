@@ -12,6 +12,7 @@ import { findSource } from './client.ts';
 import { fingerprint, type TimedCredentials } from './credentials.ts';
 import { findSetting, readPassword, readRegistryHost, stsOf } from './registry-login.ts';
 import type { RegistryHost, RegistrySetting } from './registry-login.ts';
+import { readStandardInput } from './standard-input.ts';
 
 /** Docker looks for exactly this to go on without credentials. */
 const NOT_FOUND = 'credentials not found in native keychain';
@@ -46,16 +47,18 @@ async function answer(
   surroundings: Surroundings,
   verb: string,
 ): Promise<string> {
+  const readInput = async (): Promise<string> =>
+    (await readStandardInput(surroundings, INPUT_CHARACTERS_MAX)).trim();
   switch (verb) {
     case 'get':
-      return get(await readInput(surroundings), config, surroundings);
+      return get(await readInput(), config, surroundings);
     case 'store':
-      await readInput(surroundings);
+      await readInput();
       throw new CommandError(
         'not stored: docker-credential-berth asks for passwords with your AWS credentials, no login is needed',
       );
     case 'erase':
-      await erase(await readInput(surroundings), surroundings.env);
+      await erase(await readInput(), surroundings.env);
       return '';
     case 'list':
       return list(surroundings.env);
@@ -105,6 +108,7 @@ async function findPassword(
   if (kept !== undefined && kept.expiresAt - Date.now() > RENEWAL_MS) return kept.password;
   const found = await readPassword(host, setting, loaded ?? source);
   if (found === undefined) return undefined;
+  if (source.isNewEachTime === true) return found.password;
   await keep(file, { host: host.host, password: found.password, expiresAt: found.expiresAt }, env);
   return found.password;
 }
@@ -126,12 +130,16 @@ async function readKept(file: string): Promise<Kept | undefined> {
 }
 
 /** WHY quietly: without a cache the helper is slower, not wrong. */
-async function keep(file: string, kept: Kept, env: NodeJS.ProcessEnv): Promise<void> {
+async function keep(file: string, value: Kept, env: NodeJS.ProcessEnv): Promise<void> {
   const part = `${file}.${process.pid}`;
   try {
     await mkdir(cacheDirectory(env), { recursive: true, mode: 0o700 });
-    await writeFile(part, JSON.stringify(kept), { mode: 0o600, flag: 'wx' });
+    await writeFile(part, JSON.stringify(value), { mode: 0o600, flag: 'wx' });
     await rename(part, file);
+    const now = Date.now();
+    for (const { file: old, kept } of await readAllKept(env)) {
+      if (kept.expiresAt <= now) await rm(old, { force: true });
+    }
   } catch {
     await rm(part, { force: true }).catch(() => undefined);
   }
@@ -158,14 +166,4 @@ async function list(env: NodeJS.ProcessEnv): Promise<string> {
   const now = Date.now();
   const live = (await readAllKept(env)).filter(({ kept: { expiresAt } }) => expiresAt > now);
   return `${JSON.stringify(Object.fromEntries(live.map(({ kept: { host } }) => [host, 'AWS'])))}\n`;
-}
-
-async function readInput({ stdin }: Surroundings): Promise<string> {
-  let text = '';
-  stdin.setEncoding('utf8');
-  for await (const part of stdin) {
-    text += String(part);
-    if (text.length > INPUT_CHARACTERS_MAX) throw new CommandError('the input is too long');
-  }
-  return text.trim();
 }

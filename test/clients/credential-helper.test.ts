@@ -5,6 +5,7 @@ import { join } from 'node:path';
 import { after, before, test } from 'node:test';
 import type { Credentials } from '../../src/lib/sigv4.ts';
 import {
+  ACCOUNT,
   awsVariables,
   callQuery,
   createRepository,
@@ -24,12 +25,14 @@ import {
   type Place,
 } from './harness.ts';
 import { startDocker } from './docker.ts';
+import { podClaims, startIssuer, type Issuer } from './issuer.ts';
 import { makeImage, tarOf, writeLayout } from './image.ts';
 import { smallestProgram } from './program.ts';
 
 const NOT_FOUND = 'credentials not found in native keychain\n';
 
 let place: Place;
+let issuer: Issuer;
 let server: BerthServer;
 let admin: Credentials;
 let environment: Environment;
@@ -50,7 +53,11 @@ async function secretOf(finished: Finished): Promise<string> {
 
 before(async () => {
   place = await makePlace('helper');
-  server = await startBerth({ data: join(place.directory, 'data') });
+  issuer = await startIssuer();
+  server = await startBerth({
+    data: join(place.directory, 'data'),
+    flags: ['--issuer-hosts', issuer.host],
+  });
   admin = await readAdmin(server.data);
   await createRepository(server, admin, 'images');
   await symlink(
@@ -67,6 +74,7 @@ before(async () => {
 
 after(async () => {
   await stopBerth(server);
+  await issuer.close();
   await place.remove();
 });
 
@@ -135,6 +143,35 @@ test('store refuses and repeats no secret, erase forgets', async () => {
   assert.equal((await helper('erase', server.registry)).code, 0);
   assert.deepEqual(await readdir(cache()), []);
   assert.equal((await helper('nonsense')).code, 1);
+});
+
+test('a pod with a web identity gets a password, and nothing is kept', async () => {
+  const iam = async (Action: string, input: Environment): Promise<void> => {
+    const { status, text } = await callQuery(server, admin, 'iam', { Action, ...input });
+    assert.equal(status, 200, text);
+  };
+  await iam('CreateOpenIDConnectProvider', { Url: issuer.url, 'ClientIDList.member.1': 'sts.amazonaws.com' });
+  const trusted = {
+    Effect: 'Allow',
+    Principal: { Federated: `arn:aws:iam::${ACCOUNT}:oidc-provider/${issuer.host}` },
+    Action: 'sts:AssumeRoleWithWebIdentity',
+  };
+  await iam('CreateRole', {
+    RoleName: 'pod',
+    AssumeRolePolicyDocument: JSON.stringify({ Version: '2012-10-17', Statement: [trusted] }),
+  });
+  const PolicyArn = 'arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryPullOnly';
+  await iam('AttachRolePolicy', { RoleName: 'pod', PolicyArn });
+  const file = join(place.directory, 'token');
+  await writeFile(file, issuer.token(podClaims('default', 'builder', 'sts.amazonaws.com')));
+  const { AWS_ACCESS_KEY_ID: _, AWS_SECRET_ACCESS_KEY: _secret, ...keyless } = environment;
+  const pod = {
+    ...keyless,
+    AWS_ROLE_ARN: `arn:aws:iam::${ACCOUNT}:role/pod`,
+    AWS_WEB_IDENTITY_TOKEN_FILE: file,
+  };
+  await secretOf(await helper('get', server.registry, pod));
+  assert.deepEqual(await readdir(cache()), []);
 });
 
 test('docker pushes and pulls without a login', { skip: missingDaemon('dockerd', 'docker') }, async () => {
