@@ -275,7 +275,7 @@ function accessFinding(
   if (first === undefined)
     return ok(`iam.${kind}`, `They may ${kind} ${kind === 'pull' ? 'from' : 'to'} ${repository}.`);
   const what = `They may not ${kind} ${kind === 'pull' ? 'from' : 'to'} ${repository}: ${refused.map(({ action }) => action).join(', ')}.`;
-  const statements = [...new Set(refused.flatMap(({ statement }) => statement ?? []))];
+  const statements = joinStatements(refused.flatMap(({ statement }) => statement ?? []));
   const fix =
     statements.length > 0
       ? `Allow it where the explanation says:\n${statements.join('\n')}`
@@ -284,6 +284,20 @@ function accessFinding(
   return kind === 'pull'
     ? failure('iam.pull', what, first.why, fix)
     : warning('iam.push', what, first.why, fix);
+}
+
+/** Statements that differ in their action only, as one. */
+function joinStatements(texts: readonly string[]): string[] {
+  const actions = new Map<string, string[]>();
+  for (const text of texts) {
+    const { Action: action, ...rest } = JSON.parse(text) as { readonly Action: string };
+    const key = JSON.stringify(rest);
+    actions.set(key, [...new Set([...(actions.get(key) ?? []), action])]);
+  }
+  return [...actions].map(([key, names]) => {
+    const { Effect, ...rest } = JSON.parse(key) as { readonly Effect: string };
+    return JSON.stringify({ Effect, Action: names.length === 1 ? names[0] : names, ...rest });
+  });
 }
 
 /** Host name against region, account and where the repository is. */

@@ -190,11 +190,11 @@ function show({ subject, severity, findings }: Report): string {
         );
     }
   }
-  const count = (wanted: Severity): number => findings.filter((each) => each.severity === wanted).length;
-  lines.push(
-    '',
-    severity === 'ok' ? 'Nothing is wrong.' : `${count('error')} errors, ${count('warning')} warnings.`,
-  );
+  const count = (wanted: 'error' | 'warning'): string => {
+    const many = findings.filter((each) => each.severity === wanted).length;
+    return `${many} ${wanted}${many === 1 ? '' : 's'}`;
+  };
+  lines.push('', severity === 'ok' ? 'Nothing is wrong.' : `${count('error')}, ${count('warning')}.`);
   return lines.join('\n');
 }
 

@@ -142,12 +142,14 @@ function recordStatement({
   effect,
   matched,
   mismatch,
+  principalKind,
 }: StatementExplanation): berth.ConsideredStatement {
   return {
     index,
     ...(sid !== undefined && { sid }),
     effect,
     matched,
+    ...(principalKind !== undefined && { principalKind }),
     ...(mismatch !== undefined && { mismatchedElement: mismatch.element }),
     ...(mismatch?.element === 'Condition' && { condition: compare(mismatch) }),
   };
@@ -249,24 +251,30 @@ export function changesFor(
 /** The types of policy that must allow and do not; denials are somebody else's concern. */
 function missingGrants(record: DecisionRecord, sameAccount: boolean): PolicyType[] {
   const { callerKind, policies, trust } = record;
-  const of = (...types: PolicyType[]): readonly PolicyRecord[] =>
-    policies.filter(({ policyType }) => types.includes(policyType));
-  const grants = (...types: PolicyType[]): boolean =>
-    of(...types).some(({ statements }) => statements.some((each) => each.effect === 'Allow' && each.matched));
+  const of = (type: PolicyType): readonly PolicyRecord[] =>
+    policies.filter(({ policyType }) => policyType === type);
+  const granting = (type: PolicyType): readonly berth.ConsideredStatement[] =>
+    of(type).flatMap(({ statements }) => statements.filter((it) => it.effect === 'Allow' && it.matched));
+  const grants = (type: PolicyType): boolean => granting(type).length > 0;
   const missing: PolicyType[] = [];
-  if (of('service-control').length > 0 && !grants('service-control')) missing.push('service-control');
-  if (record.outcome === 'implicit-deny' && record.policyType === 'service-control') {
-    // One level of the organisation lacks it, whatever the others say.
-    if (missing.length === 0) missing.push('service-control');
+  const decided = record.outcome === 'implicit-deny' ? record.policyType : undefined;
+  // The decision counts too: one level of the organisation may lack what another has.
+  if (decided === 'service-control' || (of('service-control').length > 0 && !grants('service-control'))) {
+    missing.push('service-control');
   }
   const own = callerKind === 'user' || callerKind === 'role-session' || callerKind === 'federated-user';
   const resourceType: PolicyType = trust ? 'trust' : 'resource';
-  const byResource = grants(resourceType);
   const needsResource = trust || !sameAccount || !(own || callerKind === 'root');
-  if (needsResource && !byResource) missing.push(resourceType);
+  const addsResource = needsResource && !grants(resourceType);
+  if (addsResource) missing.push(resourceType);
   if (!own) return missing;
-  const needsIdentity = !sameAccount || !(byResource || trust);
-  if (needsIdentity && !grants('identity')) missing.push('identity');
+  // In the same account, naming the caller is a grant by itself; naming the role behind it one that boundary and session
+  // limit; naming the account none, it leaves it to identity policies (iam-sts.md §3.3).
+  const kinds = granting(resourceType).map(({ principalKind }) => principalKind ?? '');
+  if (addsResource) kinds.push(callerKind === 'role-session' ? 'role' : 'user');
+  const naming = sameAccount ? kinds.filter((kind) => kind !== 'account') : [];
+  if (naming.length === 0 && !grants('identity')) missing.push('identity');
+  if (naming.some((kind) => kind !== 'role' && kind !== 'via-user')) return missing;
   for (const type of ['boundary', 'session'] as const) {
     if (of(type).length > 0 && !grants(type)) missing.push(type);
   }

@@ -45,6 +45,7 @@ export type ConsideredStatement = {
   sid?: string | undefined;
   effect: PolicyEffect;
   matched: boolean;
+  principalKind?: string | undefined;
   mismatchedElement?: string | undefined;
   condition?: ConditionComparison | undefined;
 };
