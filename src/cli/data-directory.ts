@@ -1,4 +1,5 @@
 /** What a running server leaves in its data directory for the commands beside it. */
+import { randomBytes } from 'node:crypto';
 import { chmod, mkdir, open, readFile, rename, rm } from 'node:fs/promises';
 import { dirname, join, resolve } from 'node:path';
 import { CommandError } from './cli.ts';
@@ -75,14 +76,16 @@ export async function readServerRecord(data: string): Promise<ServerRecord> {
 }
 
 async function writeWhole(path: string, text: string): Promise<void> {
-  const file = await open(`${path}.new`, 'w', 0o600);
+  // WHY a name of its own: several servers may have one directory
+  const temporary = `${path}.${randomBytes(6).toString('hex')}`;
+  const file = await open(temporary, 'wx', 0o600);
   try {
     await file.writeFile(text);
     await file.sync();
   } finally {
     await file.close();
   }
-  await rename(`${path}.new`, path);
+  await rename(temporary, path);
   await syncDirectory(dirname(path));
 }
 

@@ -53,9 +53,10 @@ struct control {
   struct rule rules[RULES];
 };
 
-enum { R_WRITE = 1, R_SYNC, R_DIRSYNC, R_CREATE, R_RENAME, R_UNLINK, R_MKDIR, R_RMDIR };
+enum { R_WRITE = 1, R_SYNC, R_DIRSYNC, R_CREATE, R_RENAME, R_UNLINK, R_MKDIR, R_RMDIR, R_LOST };
 struct record {
-  uint32_t type, path_length, other_length, saved;
+  uint32_t type, path_length, other_length;
+  uint32_t saved; /* of an entry: number in `saved/`; of a write: how many bytes it changes */
   uint64_t inode, offset, length, size;
 };
 
@@ -199,15 +200,17 @@ static void note_content(int fd, const char *path, uint64_t offset, uint64_t len
     if (reading >= 0) REAL(close)(reading);
   }
   struct record record = {.type = R_WRITE, .inode = stats.st_ino, .offset = offset, .length = done, .size = size};
+  record.saved = length > UINT32_MAX ? UINT32_MAX : length;
   note(record, path, NULL);
   put(bytes, done);
   free(bytes);
 }
 
-static void note_sync(int fd, const char *path) {
+/* WHY also one that failed: the kernel takes the pages for clean then, and another sync would not write them. */
+static void note_sync(int fd, const char *path, int failed) {
   struct stat64 stats;
-  if (fstat64(fd, &stats) != 0) return;
-  struct record record = {.type = S_ISDIR(stats.st_mode) ? R_DIRSYNC : R_SYNC, .inode = stats.st_ino};
+  if (fstat64(fd, &stats) != 0 || (failed && S_ISDIR(stats.st_mode))) return;
+  struct record record = {.type = S_ISDIR(stats.st_mode) ? R_DIRSYNC : failed ? R_LOST : R_SYNC, .inode = stats.st_ino};
   note(record, path, NULL);
 }
 
@@ -408,7 +411,7 @@ static int sync_inside(int fd) {
   before_step(path);
   int result = fails(OP_SYNC, path) ? -1 : 0;
   int error = errno;
-  if (result == 0) note_sync(fd, path);
+  note_sync(fd, path, result != 0);
   after_step(path);
   pthread_mutex_unlock(&lock);
   errno = error;

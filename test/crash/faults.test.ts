@@ -7,7 +7,7 @@ import { readdir } from 'node:fs/promises';
 import { request } from 'node:http';
 import { join } from 'node:path';
 import { DatabaseSync } from 'node:sqlite';
-import { after, before, describe, test } from 'node:test';
+import { after, afterEach, before, describe, test } from 'node:test';
 import type { Credentials } from '../../src/lib/sigv4.ts';
 import {
   basic,
@@ -200,6 +200,7 @@ describe('faults of the disk', { skip: missingCompiler }, () => {
     assert.deepEqual(await push(running, good, outcomes), whole(good), outcomes.join());
   });
   after(() => close(running));
+  afterEach(() => running.layer.impose());
 
   for (const [number, { what, rules, metadata }] of CASES.entries()) {
     test(what, async () => {
@@ -387,9 +388,12 @@ describe(
       const times = '--gc-interval-ms 20 --blob-lease-ms 5000 --trash-grace-ms 100 --log-level warn'.split(
         ' ',
       );
-      const servers = await Promise.all([0, 1].map(() => startBerth({ data, environment, flags: times })));
+      const starting = [0, 1].map(() => startBerth({ data, environment, flags: times }));
+      const started = await Promise.allSettled(starting);
+      const servers = started.flatMap((one) => (one.status === 'fulfilled' ? [one.value] : []));
       const connections = servers.map(({ port }) => connect(port, running.authorization));
       try {
+        await Promise.all(starting);
         const kept = (
           await Promise.all(
             [0, 1, 2, 3].map(async (worker) => {

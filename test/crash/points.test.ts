@@ -63,7 +63,8 @@ const postgres = await findPostgres();
 const skip = missingCompiler || (postgres === undefined && 'not installed: postgresql');
 const places: Place[] = [];
 
-// WHY at once: each has a server that waits for it, and the machine has two cores
+// WHY at once: each has a server that waits for it, and the machine has two cores. WHY more on PostgreSQL: its server starts
+// faster; with those of first-start.test.ts there are CRASHES in all.
 describe('crash points', { skip, concurrency: true }, () => {
   let database: Awaited<ReturnType<typeof startPostgres>>;
   before(async () => {
@@ -75,10 +76,10 @@ describe('crash points', { skip, concurrency: true }, () => {
   });
 
   test('SQLite', { timeout: 1_800_000 }, async () => {
-    await crashEverywhere('sqlite', {}, Math.ceil(CRASHES * 0.5));
+    await crashEverywhere('sqlite', {}, Math.ceil(CRASHES * 0.42));
   });
   test('PostgreSQL', { timeout: 1_800_000 }, async () => {
-    await crashEverywhere('postgres', { BERTH_DATABASE: database.url }, Math.ceil(CRASHES * 0.5));
+    await crashEverywhere('postgres', { BERTH_DATABASE: database.url }, Math.ceil(CRASHES * 0.52));
   });
 });
 

@@ -26,6 +26,7 @@ const TYPE = {
   unlink: 6,
   mkdir: 7,
   rmdir: 8,
+  lost: 9,
 } as const;
 const RECORD_BYTES = 48;
 
@@ -33,6 +34,8 @@ interface Record {
   readonly type: number;
   readonly inode: bigint;
   readonly offset: number;
+  /** of a write: how many bytes it changed */
+  readonly changed: number;
   /** size of the file before */
   readonly size: number;
   readonly path: string;
@@ -76,6 +79,7 @@ function readRecords(file: string): Record[] {
     records.push({
       type: bytes.readUInt32LE(at),
       inode,
+      changed: saved,
       offset: Number(bytes.readBigUInt64LE(at + 24)),
       size: Number(bytes.readBigUInt64LE(at + 40)),
       path: bytes.toString('utf8', pathAt, otherAt),
@@ -91,12 +95,19 @@ function readRecords(file: string): Record[] {
 /** The content of files. `keep` near 1 keeps much, 0 nothing. */
 function loseContent(records: readonly Record[], directories: readonly string[], keep: () => number): number {
   const unsynced = new Map<bigint, Record[]>();
+  // what a sync failed on: lost unless it is written again and synced, however often the file is synced afterwards
+  const doomed = new Set<Record>();
   for (const record of records) {
-    if (record.type === TYPE.sync) unsynced.delete(record.inode);
-    else if (record.type === TYPE.write) {
-      const list = unsynced.get(record.inode) ?? [];
-      list.push(record);
-      unsynced.set(record.inode, list);
+    const pending = unsynced.get(record.inode) ?? [];
+    if (record.type === TYPE.lost) for (const write of pending) doomed.add(write);
+    else if (record.type === TYPE.sync) {
+      const synced = pending.filter((write) => !doomed.has(write));
+      const left = pending.filter((write) => doomed.has(write) && !synced.some((one) => covers(one, write)));
+      if (left.length === 0) unsynced.delete(record.inode);
+      else unsynced.set(record.inode, left);
+    } else if (record.type === TYPE.write) {
+      pending.push(record);
+      unsynced.set(record.inode, pending);
     }
   }
   if (unsynced.size === 0) return 0;
@@ -111,6 +122,10 @@ function loseContent(records: readonly Record[], directories: readonly string[],
     lost += writes.length;
   }
   return lost;
+}
+
+function covers(later: Record, earlier: Record): boolean {
+  return later.offset <= earlier.offset && later.offset + later.changed >= earlier.offset + earlier.changed;
 }
 
 /** The content as it was before these writes. */
@@ -156,7 +171,7 @@ function loseEntries(records: readonly Record[], saved: string, keep: () => numb
   const unsynced = new Map<string, Record[]>();
   for (const record of records) {
     if (record.type === TYPE.syncDirectory) unsynced.delete(record.path);
-    else if (record.type >= TYPE.create) {
+    else if (record.type >= TYPE.create && record.type <= TYPE.rmdir) {
       const directory = dirname(record.path);
       const list = unsynced.get(directory) ?? [];
       list.push(record);

@@ -373,11 +373,14 @@ export async function verify(life: Life, everything: boolean): Promise<void> {
       await query(life, 'sts', key, { Action: 'GetCallerIdentity', Version: '2011-06-15' });
 }
 
-async function verifyManifest({ connection }: Life, entry: Manifest): Promise<void> {
+async function verifyManifest({ connection, world }: Life, entry: Manifest): Promise<void> {
   const { repository, piece, parts } = entry;
   const answer = await connection.send('GET', `/v2/${repository}/manifests/${piece.digest}`);
   const what = `${repository}@${piece.digest} of life ${entry.life}, ${entry.state}`;
-  if (answer.status === 404 && entry.state !== 'there') {
+  // a newer one may be why it was taken away, also one whose push had no answer
+  const newest = [...world.manifests.values()].findLast((one) => one.repository === repository);
+  const mayExpire = repository === EXPIRING && newest !== entry;
+  if (answer.status === 404 && (entry.state !== 'there' || mayExpire)) {
     entry.state = 'gone';
     return;
   }
