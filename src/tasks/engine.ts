@@ -87,7 +87,7 @@ export function connectEngine(host: string | undefined): Engine {
       const query = new URLSearchParams({ fromImage: name, tag: reference }).toString();
       // WHY in a header: the password is in no file, no argument list and no environment
       const headers = login && {
-        'x-registry-auth': Buffer.from(JSON.stringify(login)).toString('base64url'),
+        'x-registry-auth': registryAuth(login),
       };
       const answer = await call('POST', `/images/create?${query}`, { signal, ...(headers && { headers }) });
       await forEachLine(answer, (line) => {
@@ -129,6 +129,11 @@ export function connectEngine(host: string | undefined): Engine {
       await fine(callJson('DELETE', `/volumes/${encodeURIComponent(name)}`), 404);
     },
   };
+}
+
+/** base64url with its padding, which the engine insists on. */
+function registryAuth(login: RegistryLogin): string {
+  return Buffer.from(JSON.stringify(login)).toString('base64').replaceAll('+', '-').replaceAll('/', '_');
 }
 
 interface CallOptions {

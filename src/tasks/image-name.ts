@@ -28,7 +28,13 @@ const ECR_HOST = /^\d{12}\.dkr[.-]ecr(?:-fips)?\.[a-z0-9-]+\.(.+)$/;
  */
 export function isSameRegistry(host: string, proxyEndpoint: string): boolean {
   const own = new URL(proxyEndpoint).host;
-  if (host === own || host === `${own}:${proxyEndpoint.startsWith('https:') ? 443 : 80}`) return true;
+  if (loopbackAlike(host) === loopbackAlike(own)) return true;
+  if (host === `${own}:${proxyEndpoint.startsWith('https:') ? 443 : 80}`) return true;
   const domain = ECR_HOST.exec(host)?.[1];
   return domain !== undefined && domain === ECR_HOST.exec(own)?.[1];
+}
+
+/** The engine and the server are on one machine, whose loopback has several names. */
+function loopbackAlike(host: string): string {
+  return host.replace(/^(?:localhost|127\.0\.0\.1|\[::1\])(?=:\d+$|$)/, 'localhost');
 }
