@@ -42,6 +42,12 @@ export async function serve(config: Config, surroundings: Surroundings): Promise
     if (error instanceof TypeError || error instanceof ReferenceError) throw error;
     throw new CommandError((error as Error).message);
   });
+  // WHY before anybody is told that the server is ready: a signal right after that must drain it.
+  const signalled = firstSignal(surroundings);
+  if (tls !== undefined) {
+    noteCertificate(log, tls);
+    surroundings.on('SIGHUP', () => void reloadTls(config, berth, log));
+  }
   await writeServerRecord(config.data, {
     endpoint: berth.endpoint,
     account: config.account,
@@ -53,12 +59,7 @@ export async function serve(config: Config, surroundings: Surroundings): Promise
   );
   log.info({ endpoint: berth.endpoint, data: config.data, version: packageVersion() }, 'ready');
 
-  if (tls !== undefined) {
-    noteCertificate(log, tls);
-    surroundings.on('SIGHUP', () => void reloadTls(config, berth, log));
-  }
-
-  const signal = await firstSignal(surroundings);
+  const signal = await signalled;
   log.info({ signal }, 'draining');
   await removeServerRecord(config.data);
   await berth.stop();
