@@ -3,10 +3,21 @@ import { spawn } from 'node:child_process';
 import { randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { readdirSync, readlinkSync } from 'node:fs';
-import { cp, mkdtemp, readdir, readFile, rename, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import {
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rename,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { connect, createServer, type Socket } from 'node:net';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { describe, it } from 'node:test';
 import {
@@ -67,6 +78,24 @@ async function flip(path: string, at: number, bit = 1): Promise<void> {
   bytes[at] = (bytes[at] ?? 0) ^ bit;
   await writeFile(path, bytes);
 }
+
+describe('blob files: probe', () => {
+  it('leaves nothing, and says what is in the way', async () => {
+    await withPlace(async ({ store, path }) => {
+      const key = await stored(store, randomBytes(100));
+      const directory = dirname(dirname(dirname(path(key))));
+      const before = await readdir(directory, { recursive: true });
+      await store.probe();
+      assert.deepEqual(await readdir(directory, { recursive: true }), before);
+      await mkdir(join(directory, '.probe'));
+      await assert.rejects(store.probe(), { code: 'EISDIR' });
+      assert.deepEqual(
+        (await Array.fromAsync(store.list())).map((one) => one.key),
+        [key],
+      );
+    });
+  });
+});
 
 describe('blob files: damage', () => {
   const large = randomBytes(2 * MIB + 5000);
