@@ -80,17 +80,16 @@ export async function probeNetwork(
   try {
     return { ...base, scheme, answer: await askVersion(scheme, address, subject, options.clock) };
   } catch (error) {
-    return {
-      ...base,
-      ...(plain && subject.scheme === undefined ? { tlsError: tls.error } : { scheme }),
-      answerError: codeOf(error),
-    };
+    // What speaks neither has no scheme.
+    const known = !plain || subject.scheme !== undefined;
+    return { ...base, ...(known && { scheme }), answerError: codeOf(error) };
   }
 }
 
 function codeOf(error: unknown): string {
-  const { code, message } = error as NodeJS.ErrnoException;
-  return code ?? message;
+  const { code, message } = error as { readonly code?: unknown; readonly message: string };
+  if (code === 'ABORT_ERR') return 'ETIMEDOUT';
+  return typeof code === 'string' ? code : message;
 }
 
 function tryConnect(address: string, port: number): Promise<string | undefined> {

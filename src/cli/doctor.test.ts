@@ -4,6 +4,8 @@ import { after, before, test } from 'node:test';
 import { createServer as createHttpsServer } from 'node:https';
 import { createServer as createTcpServer } from 'node:net';
 import { createAuthority, issueServerCertificate, type Issued } from '../lib/x509.ts';
+import { readSubject } from './doctor-finding.ts';
+import { bypasses } from './doctor-network.ts';
 import { listen, openMachine, REGION, ACCOUNT, skewing, type TestMachine } from './test-machine.ts';
 
 let machine: TestMachine;
@@ -182,4 +184,36 @@ test('a proxy between, in the environment and of the daemon', async () => {
   const daemon = await machine.diagnose(reference);
   assert.match(daemon.textOf('network.proxy'), /\(set in .*daemon\.json\)[\s\S]*restart docker\.$/);
   await machine.write('etc-docker/daemon.json', {});
+});
+
+test('references and NO_PROXY lists are read as docker and curl read them', () => {
+  const subjects: readonly (readonly [string, unknown])[] = [
+    ['localhost:7327/team/app:1', ['localhost', 7327, 'localhost:7327', undefined, 'team/app', '1']],
+    ['https://Registry.Example', ['registry.example', 443, 'registry.example', 'https', undefined, 'latest']],
+    ['http://registry.example/app', ['registry.example', 80, 'registry.example', 'http', 'app', 'latest']],
+    ['[::1]:7327/app', ['::1', 7327, '[::1]:7327', undefined, 'app', 'latest']],
+    [
+      `registry.example/app@sha256:${'a'.repeat(64)}`,
+      ['registry.example', 443, 'registry.example', undefined, 'app', 'latest'],
+    ],
+  ];
+  for (const [text, expected] of subjects) {
+    const it = readSubject(text);
+    assert.deepEqual(it && [it.name, it.port, it.host, it.scheme, it.repository, it.tag], expected, text);
+  }
+  for (const text of ['', 'a b', 'ftp://x', '-x']) assert.equal(readSubject(text), undefined, text);
+  const lists: readonly (readonly [string, string, boolean])[] = [
+    ['example', 'registry.example', true],
+    ['.example', 'registry.example', true],
+    ['*.example', 'registry.example', true],
+    ['ample', 'registry.example', false],
+    ['registry.example:443', 'registry.example', true],
+    ['registry.example:80', 'registry.example', false],
+    ['a, 10.0.0.0/8', '10.1.2.3', true],
+    ['10.0.0.0/8', '11.1.2.3', false],
+    ['10.0.0.0/99', '10.1.2.3', false],
+    ['', 'registry.example', false],
+  ];
+  for (const [list, name, expected] of lists)
+    assert.equal(bypasses(list, name, 443), expected, `${list} ${name}`);
 });

@@ -36,7 +36,7 @@ function denialOf(requestId: string, account: string, at: number, action = 'ecr:
 test('one instance finds what another noted, and the newest is the newest', async () => {
   const [first, second] = [createDenials(store), createDenials(store)];
   first.note(denialOf('a', '000000000000', 1000));
-  const found = await second.find('a');
+  const found = await second.find('a', '000000000000');
   assert.equal(found?.principal, 'arn:aws:iam::000000000000:user/ann');
   first.note(denialOf('b', '000000000000', 2000));
   first.note(denialOf('c', '000000000000', 3000, 'berth:ExplainDenial'));
@@ -46,7 +46,8 @@ test('one instance finds what another noted, and the newest is the newest', asyn
     (await first.findNewest('000000000000', 'arn:aws:iam::000000000000:user/bob'))?.requestId,
     undefined,
   );
-  assert.equal(await second.find('never'), undefined);
+  assert.equal(await second.find('a', '111111111111'), undefined);
+  assert.equal(await second.find('never', '000000000000'), undefined);
 });
 
 test('who is refused all the time pushes out only their own; what is a day old goes', async () => {
@@ -56,8 +57,8 @@ test('who is refused all the time pushes out only their own; what is a day old g
   for (let i = 0; i < 2 * LIMITS.denialBatchPerAccountMax; i++)
     denials.note(denialOf(`loud-${i}`, '333333333333', 20_000 + i));
   await denials.flush();
-  assert.ok(await denials.find('old'));
-  assert.ok(await denials.find('quiet'));
+  assert.ok(await denials.find('old', '000000000000'));
+  assert.ok(await denials.find('quiet', '222222222222'));
   const loud = await store.read
     .selectFrom('denial')
     .select('request_id')

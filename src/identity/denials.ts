@@ -25,8 +25,11 @@ export interface Denials {
   /** Never waits, never throws. */
   note(denial: Denial): void;
   flush(): Promise<void>;
-  /** A denial by its request id, also one that another worker noted just now. */
-  find(requestId: string): Promise<DenialRecord | undefined>;
+  /**
+   * A denial by its request id that concerns the account, as the caller's or the resource's; also one that another worker
+   * noted just now.
+   */
+  find(requestId: string, account: string): Promise<DenialRecord | undefined>;
   /** The newest of an account's callers, or of one of them; denied explanations do not count. */
   findNewest(account: string, principal: string | undefined): Promise<DenialRecord | undefined>;
 }
@@ -79,10 +82,11 @@ export function createDenials(store: Store): Denials {
       if (own.length > LIMITS.denialBatchPerAccountMax) own.shift();
       timer ??= setTimeout(() => void flush().catch(() => undefined), LIMITS.denialBatchMs).unref();
     },
-    async find(requestId) {
+    async find(requestId, account) {
       await flush();
+      // INVARIANT: what is another account's takes as long as what is not there.
       for (let waited = 0; ; waited += LOOK_AGAIN_MS) {
-        const found = await findDenial(store.read, requestId);
+        const found = await findDenial(store.read, requestId, account);
         if (found !== undefined || waited >= OTHERS_MS) return found;
         await delay(LOOK_AGAIN_MS);
       }

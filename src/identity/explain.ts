@@ -40,9 +40,8 @@ function explainDenial({
       const found =
         requestId === undefined
           ? await denials.findNewest(account, principalArn)
-          : await denials.find(requestId);
-      const own = found?.account === account;
-      if (found === undefined || !(own || found.resourceAccount === account)) {
+          : await denials.find(requestId, account);
+      if (found === undefined) {
         throw new Fault(
           'NoSuchEntity',
           requestId === undefined
@@ -56,7 +55,7 @@ function explainDenial({
         time: new Date(found.at),
         region,
         // Where a stranger is, is the business of their account.
-        ...(own && { sourceIp }),
+        ...(found.account === account && { sourceIp }),
         principalArn: found.principal,
         action: found.action,
         resourceArn: decision.resource,

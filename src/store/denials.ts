@@ -93,11 +93,17 @@ const recordOf = (row: {
   content: row.content,
 });
 
-export async function findDenial(read: Reader, requestId: string): Promise<DenialRecord | undefined> {
+/** A denial that concerns the account: of its caller, or at its resource. */
+export async function findDenial(
+  read: Reader,
+  requestId: string,
+  account: string,
+): Promise<DenialRecord | undefined> {
   const row = await read
     .selectFrom('denial')
     .selectAll()
     .where('request_id', '=', requestId)
+    .where((q) => q.or([q('account', '=', account), q('resource_account', '=', account)]))
     .executeTakeFirst();
   return row && recordOf(row);
 }
