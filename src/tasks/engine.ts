@@ -45,8 +45,14 @@ export interface Engine {
   inspect(id: string): Promise<ContainerState>;
   /** Resolves to the exit code when a started container has ended. */
   wait(id: string): Promise<number>;
-  /** Calls back for every line until the container ends. Bytes that are no UTF-8 are replaced. */
-  followLogs(id: string, onLine: (stream: 'stdout' | 'stderr', line: string) => void): Promise<void>;
+  /**
+   * Listens to a container that has not started: calls back for every line, the last one too when nothing ends it. `ended`
+   * resolves when the container has. Bytes that are no UTF-8 are replaced.
+   */
+  attach(
+    id: string,
+    onLine: (stream: 'stdout' | 'stderr', line: string) => void,
+  ): Promise<{ readonly ended: Promise<void> }>;
   /** Removes it whatever it does, with its anonymous volumes; one that is gone is fine. */
   removeContainer(id: string): Promise<void>;
   removeVolume(name: string): Promise<void>;
@@ -118,9 +124,10 @@ export function connectEngine(host: string | undefined): Engine {
       };
       return ended.StatusCode;
     },
-    async followLogs(id, onLine) {
-      const answer = await call('GET', `/containers/${id}/logs?follow=1&stdout=1&stderr=1`);
-      await readLogs(answer, onLine);
+    async attach(id, onLine) {
+      // WHY not the log: following it, Docker 20.10 leaves out a last line that nothing ends
+      const answer = await call('POST', `/containers/${id}/attach?stream=1&stdout=1&stderr=1`);
+      return { ended: readLogs(answer, onLine) };
     },
     async removeContainer(id) {
       await fine(callJson('DELETE', `/containers/${id}?force=1&v=1`), 404, 409);
@@ -251,25 +258,28 @@ async function readLogs(
   let header = Buffer.alloc(0);
   let reader = readers.stdout;
   let left = 0;
-  for await (const chunk of answer) {
-    let bytes = chunk as Buffer;
-    while (bytes.length > 0) {
-      if (left > 0) {
-        const part = bytes.subarray(0, left);
-        reader.push(part);
-        left -= part.length;
-        bytes = bytes.subarray(part.length);
-        continue;
+  try {
+    for await (const chunk of answer) {
+      let bytes = chunk as Buffer;
+      while (bytes.length > 0) {
+        if (left > 0) {
+          const part = bytes.subarray(0, left);
+          reader.push(part);
+          left -= part.length;
+          bytes = bytes.subarray(part.length);
+          continue;
+        }
+        const missing = 8 - header.length;
+        header = Buffer.concat([header, bytes.subarray(0, missing)]);
+        bytes = bytes.subarray(missing);
+        if (header.length < 8) break;
+        reader = header[0] === 2 ? readers.stderr : readers.stdout;
+        left = header.readUInt32BE(4);
+        header = Buffer.alloc(0);
       }
-      const missing = 8 - header.length;
-      header = Buffer.concat([header, bytes.subarray(0, missing)]);
-      bytes = bytes.subarray(missing);
-      if (header.length < 8) break;
-      reader = header[0] === 2 ? readers.stderr : readers.stdout;
-      left = header.readUInt32BE(4);
-      header = Buffer.alloc(0);
     }
+  } finally {
+    readers.stdout.end();
+    readers.stderr.end();
   }
-  readers.stdout.end();
-  readers.stderr.end();
 }

@@ -142,20 +142,20 @@ export function createTask(options: TaskOptions): Task {
       if (other !== undefined) await meetCondition(engine, other, condition, stopping.signal);
     }
     if (stopping.signal.aborted) return;
+    if (it.logs) {
+      const output = await engine.attach(id, (stream, line) =>
+        onEvent({ type: 'log', container: it.name, stream, line }),
+      );
+      // output that breaks off is no reason to end the task
+      part.logs = output.ended.catch(() => undefined);
+    }
     await engine.start(id);
     // it may have been told to stop before it ran
     if (stopping.signal.aborted) await engine.stop(id, it.stopTimeoutSeconds);
     onEvent({ type: 'started', container: it.name });
     part.started.resolve();
-    if (it.logs) {
-      part.logs = engine.followLogs(id, (stream, line) =>
-        onEvent({ type: 'log', container: it.name, stream, line }),
-      );
-      // a log that breaks off is no reason to end the task
-      part.logs.catch(() => undefined);
-    }
     const exitCode = await engine.wait(id);
-    await part.logs.catch(() => undefined);
+    await part.logs;
     part.exitCode = exitCode;
     onEvent({ type: 'stopped', container: it.name, exitCode });
     part.ended.resolve(exitCode);
