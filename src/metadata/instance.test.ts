@@ -114,7 +114,7 @@ test('tokens expire, are bound to the service, and replace version 1 when that i
     token.slice(0, -1) + last,
     `A${token}`,
   ]) {
-    assert.equal(await get(wrong), 401, wrong);
+    assert.equal(await get(wrong), 401, String(wrong));
   }
   assertRefused(await service.request('GET', path), 401, 'Unauthorized');
   service.role.now = NOW + 59_999;

@@ -82,7 +82,7 @@ test('credentials by full URI want the authorization token', async () => {
   for (const wrong of [undefined, '', 'secret tokeN', 'secret token2', 'Bearer secret token']) {
     const headers = wrong === undefined ? {} : { Authorization: wrong };
     const { status, text } = await service.request('GET', `/v2/credentials/${ID}`, headers);
-    assert.equal(status, 401, wrong);
+    assert.equal(status, 401, String(wrong));
     assert.equal((JSON.parse(text) as { code: string }).code, 'Unauthorized');
   }
   const right = await service.request('GET', `/v2/credentials/${ID}`, { Authorization: 'secret token' });
