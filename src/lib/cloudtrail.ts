@@ -64,7 +64,7 @@ const AUTHENTICATION =
   /^(IncompleteSignature|InvalidSignature|SignatureDoesNotMatch|UnrecognizedClient|InvalidClientTokenId|ExpiredToken|MissingAuthenticationToken|InvalidRegistryToken|ExpiredRegistryToken)/;
 
 /** Operations that change nothing. */
-const READ_ONLY = /^(Get|List|Describe|Batch(Get|Check)|Check|Verify|Preview|Validate|Simulate|Generate)/;
+const READ_ONLY = /^(Get|List|Describe|Explain|Batch(Get|Check)|Check|Verify|Preview|Validate|Simulate|Generate)/;
 
 /**
  * Makes the function that renders a call as one record without a line end. INVARIANT: no secret of a request comes in:
