@@ -177,7 +177,7 @@ export function createAuthorizer({
       action: check.action,
       resource: resource.arn,
       resourceAccount: resource.account,
-      context: contextOf(subject, check, facts, resource, organizationId),
+      context: whenAsked(() => contextOf(subject, check, facts, resource, organizationId)),
       ...(side?.trust === true && { trustPolicy: true }),
     };
     const attached = await attachedPolicies(caller, check.action, facts.region, resource);
@@ -257,6 +257,12 @@ function refuseLimitedSession({ session, caller }: Principal, { action, resource
     'AccessDeniedException',
     `User: ${caller.arn} is not authorized to perform: ${action} on resource: ${resource}`,
   );
+}
+
+/** WHY: most decisions ask for no condition key, and gathering them costs more than such a decision. */
+function whenAsked(gather: () => ReadonlyMap<string, string | readonly string[]>): AccessRequest['context'] {
+  let gathered: ReadonlyMap<string, string | readonly string[]> | undefined;
+  return { get: (key) => (gathered ??= gather()).get(key) };
 }
 
 /** Condition keys of one request, lower-cased (iam-sts.md §3.9). */

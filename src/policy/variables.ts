@@ -1,8 +1,8 @@
 /** Policy variables: `${key}`, `${key, 'default'}` and the escapes `${*}` `${?}` `${$}`. */
 import { buildGlob, globTokens, matchGlob, occursAt, type Glob, type GlobToken } from './glob.ts';
 
-/** What is known about a request: lower-cased keys; an array marks a multi-valued key. */
-export type Context = ReadonlyMap<string, string | readonly string[]>;
+/** What is known about a request: lower-cased keys; an array marks a multi-valued key. A map is one. */
+export type Context = Pick<ReadonlyMap<string, string | readonly string[]>, 'get'>;
 
 interface Variable {
   readonly key: string;
