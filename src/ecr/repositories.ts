@@ -144,7 +144,9 @@ export function createRepositoryOperations(services: EcrServices) {
     async run(input, context) {
       const address = addressOf(input, context);
       const { force = false } = input;
-      const repository = await store.transact('repository.delete', { address, force, now: context.now });
+      const { now } = context;
+      const deleteAfter = now + services.registry.trashGraceMs;
+      const repository = await store.transact('repository.delete', { address, force, now, deleteAfter });
       return { repository: describe(services, repository, context) };
     },
   };

@@ -241,6 +241,8 @@ export interface Registry {
   readonly templates: Templates;
   /** Bytes a layer may have. */
   readonly layerBytesMax: number;
+  /** How long bytes that nothing names any more are kept. */
+  readonly trashGraceMs: number;
   /** Writes batched pull times. Called on a schedule and on shutdown. */
   flush(): Promise<void>;
   /** One round of online garbage collection: expired uploads, reviews, trash, and orphans when `orphans`. */
@@ -319,6 +321,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     uploads: createUploads(context),
     templates: createTemplates(context, findRepository),
     layerBytesMax: context.layerBytesMax,
+    trashGraceMs: context.trashGraceMs,
     flush: images.flush,
     collectGarbage: createGarbageCollector(context),
     ready: createReadiness(context),

@@ -92,7 +92,9 @@ export async function openTestRegistry(
     },
     deleteRepository: async (repository) => {
       const { account, region, name } = repository;
-      const input = { address: { account, region, name }, force: true, now: time.now };
+      const { now } = time;
+      const deleteAfter = now + registry.trashGraceMs;
+      const input = { address: { account, region, name }, force: true, now, deleteAfter };
       await store.transact('repository.delete', input);
     },
     upload: (repository, bytes) => upload(registry, repository, bytes),

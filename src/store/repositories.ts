@@ -305,7 +305,13 @@ async function untagRepository(
  */
 async function deleteRepository(
   tx: Tx,
-  input: { readonly address: RepositoryAddress; readonly force: boolean; readonly now: number },
+  input: {
+    readonly address: RepositoryAddress;
+    readonly force: boolean;
+    readonly now: number;
+    /** when bytes that only this repository had may go */
+    readonly deleteAfter: number;
+  },
 ): Promise<RepositoryRecord> {
   const repository = await requireRow(tx, input.address);
   const { id, name, account } = repository;
@@ -325,7 +331,7 @@ async function deleteRepository(
   }
   await deleteImagesOfRepository(tx, id, input.now);
   await deleteUploadsOfRepository(tx, id, input.now);
-  await unlinkBlobsOfRepository(tx, id, input.now);
+  await unlinkBlobsOfRepository(tx, id, input.deleteAfter);
   await tx.deleteFrom('repository').where('id', '=', id).execute();
   return repository;
 }

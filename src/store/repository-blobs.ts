@@ -4,7 +4,6 @@
  */
 import { sql } from 'kysely';
 import { repositoryNotFound } from '../domain/faults.ts';
-import { LIMITS } from '../lib/limits.ts';
 import { addAliases } from './aliases.ts';
 import { setAsideSql } from './damage.ts';
 import { unlinkContent } from './garbage.ts';
@@ -184,8 +183,7 @@ async function removeBlob(tx: Tx, input: RemoveBlobInput): Promise<'removed' | '
 export async function unlinkBlobsOfRepository(
   tx: Tx,
   repositoryId: string,
-  now: number,
-  graceMs: number = LIMITS.trashGraceMs,
+  deleteAfter: number,
 ): Promise<void> {
   await tx
     .insertInto('garbage_trash')
@@ -193,7 +191,7 @@ export async function unlinkBlobsOfRepository(
     .expression(
       tx
         .selectFrom('repository_blob as own')
-        .select(['own.storage_key', sql<number>`cast(${now + graceMs} as bigint)`.as('delete_after')])
+        .select(['own.storage_key', sql<number>`cast(${deleteAfter} as bigint)`.as('delete_after')])
         .where('own.repository_id', '=', repositoryId)
         .where((q) =>
           q.not(
@@ -214,10 +212,7 @@ export async function unlinkBlobsOfRepository(
   await tx
     .deleteFrom('blob')
     .where('storage_key', 'in', (q) =>
-      q
-        .selectFrom('garbage_trash')
-        .select('storage_key')
-        .where('delete_after', '=', now + graceMs),
+      q.selectFrom('garbage_trash').select('storage_key').where('delete_after', '=', deleteAfter),
     )
     .execute();
   await tx.deleteFrom('garbage_review').where('repository_id', '=', repositoryId).execute();
