@@ -1,7 +1,8 @@
 /**
  * `npm run bench`: Berth beside Debian's docker-registry, in one run on one machine, with rounds that alternate between
  * the two. Prints a table with the ratios of the budget and writes all samples to `.bench/`. `--quick` is a short run
- * that shows whether everything works; `--rows text` runs only rows whose name contains it.
+ * that shows whether everything works; `--rows text` runs only rows whose name contains it; `--peers` adds Distribution 3,
+ * built by Go the first time.
  *
  * Berth authenticates and authorises every request and encrypts at rest; docker-registry does neither.
  */
@@ -15,6 +16,7 @@ import { abHead, CONNECTIONS, curlGet, curlPut, measure, wrk, type Sample } from
 import {
   headersOf,
   openBerth,
+  openDistribution,
   openDockerRegistry,
   pushBlob,
   pushManifest,
@@ -24,6 +26,7 @@ import {
 
 const MIB = 1024 * 1024;
 const quick = process.argv.includes('--quick');
+const peers = process.argv.includes('--peers');
 const only = process.argv[process.argv.indexOf('--rows') + 1];
 const wanted = process.argv.includes('--rows') ? only : undefined;
 const ROUNDS = quick ? 1 : 3;
@@ -33,6 +36,8 @@ const FOREIGN_MAX = 0.1;
 const BIG_BYTES = (quick ? 64 : 512) * MIB;
 const SMALL_BYTES = 64 * 1024;
 const REPOSITORY = 'bench/small';
+/** Connections that leave the machine room for something else. */
+const FEW = 4;
 /** Tags that manifest PUTs move from one manifest to another, for each thread of the load. */
 const TAGS = 500;
 
@@ -42,6 +47,8 @@ interface Row {
   /** how many times docker-registry's rate the budget asks for */
   readonly budget: number | undefined;
   readonly cpuBudgetUs?: number;
+  /** for the slowest of a hundred requests */
+  readonly p99BudgetMs?: number;
   run(target: Target, round: number): Promise<Sample>;
 }
 
@@ -70,6 +77,8 @@ async function main(): Promise<void> {
   try {
     targets.push(await openBerth(place.directory, place.environment));
     targets.push(await openDockerRegistry(place.directory, place.environment));
+    const third = peers ? await openDistribution(place.directory, place.environment) : undefined;
+    if (third !== undefined) targets.push(third);
     const content = await makeContent(place.directory);
     for (const target of targets) await populate(target, content);
     const idle = await memoryOf(targets, 'VmRSS');
@@ -210,6 +219,25 @@ function makeRows(content: Content, environment: Environment): Row[] {
       run: (target, round) => put(target, ROUNDS + round, false),
     },
     {
+      name: `manifest GET by tag, ${FEW} connections, while four ${mebibytes} uploads run`,
+      unit: 'req/s',
+      budget: undefined,
+      p99BudgetMs: 20,
+      async run(target, round) {
+        const uploads = content.bigFiles.slice(0, 4).map(async ({ file, digest }, i) => {
+          const repository = `bench/beside-${round}-${i}`;
+          await target.createRepository(repository).catch(() => undefined);
+          const url = await startUpload(target, repository);
+          url.searchParams.set('digest', digest);
+          return curlPut(url.href, file, BIG_BYTES, options(target), undefined);
+        });
+        const load = { ...options(target, accept), connections: FEW, seconds: Math.min(SECONDS, 4) };
+        const sample = await measure(target.pid, () => wrk(at(target, 'manifests/latest'), load));
+        await Promise.all(uploads);
+        return sample;
+      },
+    },
+    {
       name: `${mebibytes} blob GET`,
       unit: 'MB/s',
       budget: 1,
@@ -223,7 +251,7 @@ function makeRows(content: Content, environment: Environment): Row[] {
 }
 
 async function runRow(row: Row, targets: readonly Target[]): Promise<Result> {
-  const samples: Record<Target['name'], Sample[]> = { berth: [], 'docker-registry': [] };
+  const samples: Result['samples'] = { berth: [], 'docker-registry': [], distribution: [] };
   for (let round = 0; round < ROUNDS; round++) {
     for (const target of round % 2 === 0 ? targets : targets.toReversed())
       samples[target.name].push(await quietest(() => row.run(target, round)));
@@ -260,6 +288,11 @@ function formatRow({ row, samples }: Result): string {
   if (row.budget !== undefined) checks.push(`≥ ${row.budget}× ${ratio >= row.budget ? 'met' : 'MISSED'}`);
   if (row.cpuBudgetUs !== undefined)
     checks.push(`≤ ${row.cpuBudgetUs} µs CPU ${berth.cpuUs <= row.cpuBudgetUs ? 'met' : 'MISSED'}`);
+  if (row.p99BudgetMs !== undefined && berth.p99Ms !== undefined)
+    checks.push(
+      `p99 ${berth.p99Ms.toFixed(1)} ms (${other.p99Ms?.toFixed(1)}) ≤ ${row.p99BudgetMs} ms ${berth.p99Ms <= row.p99BudgetMs ? 'met' : 'MISSED'}`,
+    );
+  const third = samples.distribution.length === 0 ? undefined : median(samples.distribution);
   const cells = [
     row.name,
     `${formatRate(berth.rate, row.unit)} ${row.unit}`,
@@ -268,6 +301,9 @@ function formatRow({ row, samples }: Result): string {
     `${other.cpuUs.toFixed(0)} ${per}`,
     `${ratio.toFixed(1)}×`,
     checks.join(', ') || '–',
+    ...(third === undefined
+      ? []
+      : [`${formatRate(third.rate, row.unit)} ${row.unit}, ${third.cpuUs.toFixed(0)} ${per}`]),
   ];
   return `| ${cells.join(' | ')} |`;
 }
@@ -289,16 +325,17 @@ async function report(
   const foreign = Math.max(
     ...results.flatMap(({ samples }) => Object.values(samples).flat()).map((sample) => sample.foreign),
   );
+  const withThird = targets.some(({ name }) => name === 'distribution');
   const versions = targets.map(({ name, version }) => `${name} ${version}`).join(', ');
   const machine = `${cpus().length} × ${cpus()[0]?.model}, ${Math.round(totalmem() / 2 ** 30)} GiB, Linux ${release()}, Node.js ${process.versions.node}`;
   const table = [
     `${versions}; ${machine}; ${ROUNDS} alternating rounds, median; other processes used up to ${(foreign * 100).toFixed(0)} % of the CPUs`,
     '',
-    '| work | berth | CPU | docker-registry | CPU | ratio | budget |',
-    '| --- | --- | --- | --- | --- | --- | --- |',
+    `| work | berth | CPU | docker-registry | CPU | ratio | budget |${withThird ? ' distribution |' : ''}`,
+    `| --- | --- | --- | --- | --- | --- | --- |${withThird ? ' --- |' : ''}`,
     ...results.map(formatRow),
-    `| memory, idle with content | ${mebibytes(memory.idle['berth'])} | | ${mebibytes(memory.idle['docker-registry'])} | | | – |`,
-    `| memory, peak of the whole run | ${mebibytes(memory.peak['berth'])} | | ${mebibytes(memory.peak['docker-registry'])} | | | – |`,
+    `| memory, idle with content | ${mebibytes(memory.idle['berth'])} | | ${mebibytes(memory.idle['docker-registry'])} | | | – |${withThird ? ` ${mebibytes(memory.idle['distribution'])} |` : ''}`,
+    `| memory, peak of the whole run | ${mebibytes(memory.peak['berth'])} | | ${mebibytes(memory.peak['docker-registry'])} | | | – |${withThird ? ` ${mebibytes(memory.peak['distribution'])} |` : ''}`,
   ];
   print(`\n${table.join('\n')}`);
   const directory = join(ROOT, '.bench');

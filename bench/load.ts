@@ -86,6 +86,8 @@ async function readStat(pid: number): Promise<{ own: number; children: number }>
 }
 
 export interface Requests {
+  /** 32 unless told */
+  readonly connections?: number;
   readonly environment: Environment;
   readonly headers: Readonly<Record<string, string>>;
   readonly seconds: number;
@@ -99,17 +101,17 @@ function numberIn(text: string, pattern: RegExp): number {
   return Number(pattern.exec(text)?.[1] ?? Number.NaN);
 }
 
-/** GETs (or what the script makes) from 32 connections. Any answer that is not 2xx fails the benchmark. */
+/** GETs (or what the script makes) from many connections. Any answer that is not 2xx fails the benchmark. */
 export async function wrk(
   url: string,
-  { environment, headers, seconds }: Requests,
+  { environment, headers, seconds, connections = CONNECTIONS }: Requests,
   script?: string,
 ): Promise<Load> {
   const output = await ok(
     [
       'wrk',
       `-t${THREADS}`,
-      `-c${CONNECTIONS}`,
+      `-c${connections}`,
       `-d${seconds}s`,
       '--latency',
       ...(script === undefined ? [] : ['-s', script]),

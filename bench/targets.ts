@@ -1,4 +1,4 @@
-/** The two registries that are compared, each with a fresh directory and the same content. */
+/** The registries that are compared, each with a fresh directory and the same content. */
 import assert from 'node:assert/strict';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { createServer } from 'node:net';
@@ -15,10 +15,11 @@ import {
   until,
   type Environment,
 } from '../test/clients/harness.ts';
+import { goTool } from '../test/clients/go-tools.ts';
 import { OCI_MANIFEST, type Piece } from '../test/clients/image.ts';
 
 export interface Target {
-  readonly name: 'berth' | 'docker-registry';
+  readonly name: 'berth' | 'docker-registry' | 'distribution';
   readonly version: string;
   readonly url: string;
   readonly pid: number;
@@ -56,12 +57,32 @@ export async function openBerth(directory: string, environment: Environment): Pr
   };
 }
 
-/** Debian's docker-registry with its own defaults: files, descriptor cache in memory, no authentication. */
-export async function openDockerRegistry(directory: string, environment: Environment): Promise<Target> {
-  const root = join(directory, 'docker-registry');
+/** Debian's docker-registry, Distribution 2.8. */
+export function openDockerRegistry(directory: string, environment: Environment): Promise<Target> {
+  return openRegistry('docker-registry', 'docker-registry', { directory, environment });
+}
+
+/** Distribution 3; `undefined` when there is none and no Go to build it with. */
+export async function openDistribution(
+  directory: string,
+  environment: Environment,
+): Promise<Target | undefined> {
+  const tool = await goTool('registry');
+  return tool.skip === false
+    ? openRegistry('distribution', tool.path, { directory, environment })
+    : undefined;
+}
+
+/** With its own defaults: files, descriptor cache in memory, no authentication. */
+async function openRegistry(
+  name: Target['name'],
+  program: string,
+  { directory, environment }: { readonly directory: string; readonly environment: Environment },
+): Promise<Target> {
+  const root = join(directory, name);
   await mkdir(root);
   const port = await findPort();
-  const config = join(directory, 'docker-registry.yml');
+  const config = join(directory, `${name}.yml`);
   await writeFile(
     config,
     `version: 0.1
@@ -82,21 +103,21 @@ http:
   );
   // WHY without them: it reads every REGISTRY_ variable as a setting
   const settings = Object.entries(environment).filter(([name]) => !name.startsWith('REGISTRY_'));
-  const daemon = startDaemon(['docker-registry', 'serve', config], {
+  const daemon = startDaemon([program, 'serve', config], {
     ...Object.fromEntries(settings),
     OTEL_TRACES_EXPORTER: 'none',
   });
   const url = `http://127.0.0.1:${port}`;
-  await until('docker-registry answers', () => {
+  await until(`${name} answers`, () => {
     if (daemon.hasExited()) throw new Error(daemon.output());
     return fetch(`${url}/v2/`).then(
       ({ status }) => status === 200,
       () => false,
     );
   });
-  const { stdout } = await run(['docker-registry', '--version'], { environment });
+  const { stdout } = await run([program, '--version'], { environment });
   return {
-    name: 'docker-registry',
+    name,
     version: /v?(\d+\.\d+\.\d+\S*)/.exec(stdout)?.[1] ?? 'unknown',
     url,
     pid: daemon.pid,

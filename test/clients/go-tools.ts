@@ -13,6 +13,7 @@ const PACKAGES = {
   crane: 'github.com/google/go-containerregistry/cmd/crane@v0.22.1',
   oras: 'oras.land/oras/cmd/oras@v1.3.6',
   helm: 'helm.sh/helm/v4/cmd/helm@v4.3.1',
+  registry: 'github.com/distribution/distribution/v3/cmd/registry@v3.0.0',
   regctl: 'github.com/regclient/regclient/cmd/regctl@v0.11.7',
 } as const;
 
@@ -26,8 +27,8 @@ export type FoundTool = { readonly path: string; readonly skip: false } | { read
 
 /** Finds the program, or builds it: some tens of seconds the first time. Throws when the build fails. */
 export async function goTool(name: GoTool): Promise<FoundTool> {
-  // The suite has too common a name to be taken from anywhere.
-  const installed = name === 'conformance' ? undefined : findProgram(name);
+  // Some have too common a name to be taken from anywhere.
+  const installed = name === 'conformance' || name === 'registry' ? undefined : findProgram(name);
   if (installed !== undefined) return { path: installed, skip: false };
   const version = PACKAGES[name].slice(PACKAGES[name].indexOf('@') + 1);
   const cache = process.env['XDG_CACHE_HOME'] ?? join(homedir(), '.cache');
