@@ -12,6 +12,7 @@ import { openKeyRing, type KeyRing } from './lib/keyring.ts';
 import { LIMITS } from './lib/limits.ts';
 import type { Logger, LogLevel } from './lib/log.ts';
 import { noCounts } from './lib/metrics.ts';
+import { allocateBuckets } from './lib/rate-limits.ts';
 import { openObservation, type Observation } from './observation.ts';
 import {
   createLifecycleHandlers,
@@ -61,6 +62,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
   const guardrails = openGuardrails(config);
   const ring = await openKeyRing(join(config.data, 'keys'));
   const threads = countThreads(config, log);
+  const buckets = allocateBuckets();
   const committed: (() => void)[] = [];
   const observation = await openObservation({ config, log, clock });
   let writersLost = 0;
@@ -90,6 +92,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
         logLevel: log.level as LogLevel,
         shared: shared && { file: shared.file, commits: shared.commits },
         poolMax: poolShare(threads),
+        buckets,
         threads,
       };
       workers = startWorkers({ count: threads - 1, data, log, observation, shared, onCommit: wake });
@@ -98,7 +101,7 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       measure: async () => (await workers?.measure()) ?? { serving: [], gone: noCounts() },
       restarts: () => ({ worker: workers?.restarts ?? 0, writer: writersLost }),
     });
-    const options = { config, log, clock, store, ring, observation, guardrails, threads, publishes: true };
+    const options = { config, log, clock, store, ring, observation, guardrails, buckets, threads, publishes: true };
     const serving = await createServing(options);
     const { registry, events, uri } = serving;
     const flush = async (): Promise<void> => {

@@ -9,6 +9,7 @@ import { parse } from 'yaml';
 import { isAccountId, isRegionName } from './domain/names.ts';
 import { LIMITS } from './lib/limits.ts';
 import { LOG_LEVELS, type LogLevel } from './lib/log.ts';
+import { readRateLimits, type RateLimit } from './lib/rate-limits.ts';
 
 /** A setting that cannot be used. The message names the key and where it came from. */
 export class ConfigError extends Error {
@@ -238,6 +239,24 @@ export const SETTINGS = {
     LIMITS.pullTimeExclusionsMax,
     'principals a registry may exclude from pull times',
   ),
+  'connections-max': quota(
+    LIMITS.connectionsMax,
+    'open connections; the oldest idle ones make room for new ones',
+  ),
+  'requests-in-flight-max': quota(
+    LIMITS.requestsInFlightMax,
+    'requests under way, transfers of blobs not counted; others wait briefly, then get 503',
+  ),
+  'transfers-in-flight-max': quota(
+    LIMITS.transfersInFlightMax,
+    'uploads and downloads of blobs under way, each of up to 1 MiB of memory',
+  ),
+  'rate-limits': {
+    help: 'requests per second of each principal: "ecr" for the quotas of Amazon ECR, or action=rate/burst, separated by commas',
+    value: 'limits',
+    fallback: '',
+    read: readRateLimits,
+  } satisfies Setting<readonly RateLimit[]>,
   'gc-interval-ms': duration(60_000, 'time between rounds of garbage collection'),
   'upload-idle-ms': duration(LIMITS.uploadIdleMs, 'an unfinished upload expires after this silence'),
   'blob-lease-ms': duration(LIMITS.blobLeaseMs, 'how long content stays that no image refers to'),

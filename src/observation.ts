@@ -11,6 +11,7 @@ import { openAuditLog, type AuditLog } from './lib/audit.ts';
 import { createRecorder } from './lib/cloudtrail.ts';
 import type { Logger } from './lib/log.ts';
 import { addCounts, Counter, Metrics, METRICS_TYPE, noCounts, type Counts } from './lib/metrics.ts';
+import { throttle } from './lib/throttle.ts';
 import type { GarbageReport } from './registry/registry.ts';
 import { DOWNLOAD_PREFIX, type Door, type RunningServer } from './server.ts';
 import { createTotals, prepareBacklogs, type Backlog, type Store, type TotalsReader } from './store/store.ts';
@@ -18,6 +19,8 @@ import { createTotals, prepareBacklogs, type Backlog, type Store, type TotalsRea
 export interface Observation {
   /** Hears of every answer that is complete or whose connection is gone. */
   readonly onDone: (exchange: Exchange, durationMs: number) => void;
+  /** Hears of what is not served, and why: the program's word. */
+  readonly onShed: (reason: string) => void;
   /** Hears of defects. */
   readonly onError: (error: unknown, exchange: Exchange) => void;
   /** `/metrics`; `undefined` when it is switched off */
@@ -73,6 +76,8 @@ export interface ObservationOptions {
 }
 
 const LARGEST_REPOSITORIES = 20;
+/** Time between log lines about overload. */
+const SHED_LOG_MS = 10_000;
 const TOTALS_AGE_MS = 300_000;
 const LOGGED_PATH_CHARACTERS_MAX = 512;
 
@@ -120,6 +125,12 @@ export async function openObservation(options: ObservationOptions): Promise<Obse
   const renderMetrics = (): Promise<string> =>
     main?.renderMetrics() ?? metrics?.render() ?? Promise.resolve('');
 
+  // WHY at intervals: a flood must not become one of log lines.
+  const unserved = new Set<string>();
+  const warnOfShedding = throttle(SHED_LOG_MS, () => {
+    log.warn({ reasons: [...unserved] }, 'overload: requests or connections are refused');
+    unserved.clear();
+  });
   const add = (what: string, count: number): void =>
     void collected.set(what, (collected.get(what) ?? 0) + count);
 
@@ -129,6 +140,11 @@ export async function openObservation(options: ObservationOptions): Promise<Obse
       counter?.requestDone(exchange, durationMs);
       if (audited && isAudited(exchange)) audit(render(exchange));
       logRequest(log, exchange, durationMs);
+    },
+    onShed(reason) {
+      counter?.shed(reason);
+      unserved.add(reason);
+      warnOfShedding();
     },
     onError(error, exchange) {
       const { requestId, method } = exchange;

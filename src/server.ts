@@ -13,7 +13,8 @@ import {
   type Socket,
 } from 'node:net';
 import { createSecureContext, type SecureContextOptions, Server as TlsServer } from 'node:tls';
-import { Exchange } from './http/http.ts';
+import { Fault } from './domain/faults.ts';
+import { Admission, Entrance, Exchange, type Kind, type Reason } from './http/http.ts';
 import { LIMITS } from './lib/limits.ts';
 
 export type Door = (exchange: Exchange) => Promise<void>;
@@ -31,6 +32,8 @@ export interface Doors {
   readonly ready: () => Promise<void>;
   /** `/metrics`; absent when there are none */
   readonly metrics?: Door | undefined;
+  /** Tells a client that it was not served, in the words of the door named by `exchange.door`. Plain text unless given. */
+  readonly refuse?: ((exchange: Exchange, fault: Fault) => void) | undefined;
   /** the certificate of the private CA, PEM; `undefined` when there is none */
   readonly authority?: (() => Promise<string | undefined>) | undefined;
 }
@@ -51,11 +54,45 @@ export interface ServerOptions {
    */
   readonly share?: 'first' | 'further' | undefined;
   readonly tls?: TlsPair | undefined;
+  /** what differs from {@link SERVER_LIMITS} */
+  readonly limits?: Partial<ServerLimits> | undefined;
+  /** called for each request or connection that is not served, instead of `onDone` */
+  readonly onShed?: ((reason: ShedReason) => void) | undefined;
   /** called once when an answer is complete or its connection is gone; `durationMs` since the request's headers */
   readonly onDone: (exchange: Exchange, durationMs: number) => void;
   /** called when a door throws: a defect, never a client's mistake */
   readonly onError: (error: unknown, exchange: Exchange) => void;
 }
+
+/** Why something was not served: a request ({@link Reason}), or its connection. */
+export type ShedReason = Reason | 'connections' | 'idle_connection' | 'pipelining' | 'slow';
+
+/** Bounds of one listener. */
+export interface ServerLimits {
+  readonly connectionsMax: number;
+  readonly requestsInFlightMax: number;
+  readonly transfersInFlightMax: number;
+  readonly slowRequestsMax: number;
+  readonly pipelinedMax: number;
+  readonly headersMs: number;
+  readonly queueMax: number;
+  readonly queueMs: number;
+  readonly targetMs: number;
+  readonly calmMs: number;
+}
+
+export const SERVER_LIMITS: ServerLimits = {
+  connectionsMax: LIMITS.connectionsMax,
+  requestsInFlightMax: LIMITS.requestsInFlightMax,
+  transfersInFlightMax: LIMITS.transfersInFlightMax,
+  slowRequestsMax: LIMITS.slowRequestsMax,
+  pipelinedMax: LIMITS.pipelinedMax,
+  headersMs: LIMITS.headersMs,
+  queueMax: LIMITS.admissionQueueMax,
+  queueMs: LIMITS.admissionQueueMs,
+  targetMs: LIMITS.admissionTargetMs,
+  calmMs: LIMITS.admissionCalmMs,
+};
 
 export interface RunningServer {
   readonly port: number;
@@ -80,6 +117,9 @@ export const SHARES_PORTS: ReadonlySet<string> = new Set(['linux', 'freebsd', 'd
 
 export const DOWNLOAD_PREFIX = '/blob-download/';
 
+/** How long a connection that is too many may take to send the request that is refused. */
+const EXCESS_MS = 5000;
+
 /** How long a connection without a request stays open while draining. */
 const STRAGGLER_MS = 500;
 
@@ -88,36 +128,65 @@ interface Traffic {
   draining: boolean;
   /** answers under way */
   readonly answers: Set<ServerResponse>;
-  readonly sockets: Set<Socket>;
+  /** connections with the number of their requests under way, oldest first */
+  readonly sockets: Map<Socket, number>;
   /** connections whose TLS handshake is not over, by the peer's address and port */
   readonly handshakes: Map<string, Socket>;
+  /** connections that are too many: their first request is refused */
+  readonly excess: WeakSet<Socket>;
+  readonly limits: ServerLimits;
+  readonly entrance: Entrance;
 }
 
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
+  const limits = { ...SERVER_LIMITS, ...options.limits };
   const traffic: Traffic = {
     draining: false,
     answers: new Set(),
-    sockets: new Set(),
+    sockets: new Map(),
     handshakes: new Map(),
+    excess: new WeakSet(),
+    limits,
+    entrance: openEntrance(limits, options),
   };
-  const listener = (request: IncomingMessage, response: ServerResponse): void => {
-    // WHY: without this a client could keep its connection, and so the drain, alive for ever.
-    if (traffic.draining) response.shouldKeepAlive = false;
-    void serve(request, response, options, traffic);
+  const serveWith =
+    (expects: boolean) =>
+    (request: IncomingMessage, response: ServerResponse): void => {
+      // WHY: without this a client could keep its connection, and so the drain, alive for ever.
+      if (traffic.draining) response.shouldKeepAlive = false;
+      void serve(request, response, options, traffic, expects);
+    };
+  const listener = serveWith(false);
+  const heads = {
+    maxHeaderSize: LIMITS.headBytesMax,
+    connectionsCheckingInterval: Math.min(5000, limits.headersMs),
   };
   const server =
     options.tls === undefined
-      ? createServer(listener)
+      ? createServer(heads, listener)
       : createTlsServer(
-          { ...secure(options.tls), ALPNProtocols: ['http/1.1'], handshakeTimeout: LIMITS.headersMs },
+          {
+            ...secure(options.tls),
+            ...heads,
+            ALPNProtocols: ['http/1.1'],
+            handshakeTimeout: limits.headersMs,
+          },
           listener,
         );
-  tune(server);
+  tune(server, limits);
+  // A body that was announced with "Expect: 100-continue" is asked for when the request is admitted.
+  server.on('checkContinue', serveWith(true));
+  if (options.tls !== undefined) watchHandshakes(server, traffic);
+  server.on('connection', () => makeRoom(traffic, options));
+  server.on('drop', () => options.onShed?.('connections'));
   server.on(options.tls === undefined ? 'connection' : 'secureConnection', (socket: Socket) => {
-    traffic.sockets.add(socket);
+    traffic.sockets.set(socket, 0);
+    if (traffic.sockets.size > limits.connectionsMax) {
+      traffic.excess.add(socket);
+      socket.setTimeout(EXCESS_MS, () => socket.destroy());
+    }
     socket.once('close', () => traffic.sockets.delete(socket));
   });
-  if (options.tls !== undefined) watchHandshakes(server, traffic);
   const { port, host, share } = options;
   // WHY: another process that shares ports would not keep this one from listening; two servers would answer in turns.
   if (share === 'first' && port !== 0) await checkFree(port, host);
@@ -186,7 +255,7 @@ async function drain(server: Server, traffic: Traffic): Promise<void> {
   const waiting = new Set<Socket>();
   const timer = setInterval(() => {
     const busy = new Set([...traffic.answers].map((answer) => answer.req.socket));
-    for (const socket of traffic.sockets) {
+    for (const socket of traffic.sockets.keys()) {
       if (busy.has(socket)) waiting.delete(socket);
       else if (waiting.has(socket)) socket.destroy();
       else waiting.add(socket);
@@ -197,9 +266,11 @@ async function drain(server: Server, traffic: Traffic): Promise<void> {
 }
 
 /** Limits of the listener (registry-protocol.md §4.5): layers upload for longer than any whole-request timeout. */
-function tune(server: Server): void {
+function tune(server: Server, { connectionsMax, headersMs }: ServerLimits): void {
   server.requestTimeout = 0;
-  server.headersTimeout = LIMITS.headersMs;
+  server.headersTimeout = headersMs;
+  // WHY more: idle ones make room for new ones (makeRoom), and a few too many are told so.
+  server.maxConnections = connectionsMax + Math.ceil(connectionsMax / 16);
   server.keepAliveTimeout = LIMITS.keepAliveMs;
   server.on('clientError', (error: NodeJS.ErrnoException, socket: Socket) => {
     if (!socket.writable || error.code === 'ECONNRESET') {
@@ -221,22 +292,44 @@ async function serve(
   response: ServerResponse,
   options: ServerOptions,
   traffic: Traffic,
+  expectsContinue: boolean,
 ): Promise<void> {
   const started = performance.now();
+  const { socket } = request;
   const exchange = new Exchange(request, response, {
     requestId: randomUUID(),
     secure: options.tls !== undefined,
   });
+  let shed = false;
   traffic.answers.add(response);
+  count(traffic, socket, 1);
   response.once('close', () => {
     traffic.answers.delete(response);
-    options.onDone(exchange, performance.now() - started);
+    count(traffic, socket, -1);
+    if (!shed) options.onDone(exchange, performance.now() - started);
   });
   // WHY: an 'error' on a request or answer without a listener would end the process; the doors see the close.
   request.on('error', () => {});
   response.on('error', () => {});
   try {
-    await chooseDoor(exchange, options.doors, traffic)(exchange);
+    const door = chooseDoor(exchange, options.doors, traffic);
+    const kind = kindOf(exchange);
+    if ((traffic.sockets.get(socket) ?? 0) > traffic.limits.pipelinedMax) {
+      shed = true;
+      options.onShed?.('pipelining');
+      socket.destroy();
+      return;
+    }
+    const refusal = kind === undefined ? undefined : await admit(traffic, exchange, kind);
+    if (refusal === 'gone') return;
+    if (refusal !== undefined) {
+      shed = true;
+      options.onShed?.(refusal);
+      refuse(exchange, options.doors);
+      return;
+    }
+    if (expectsContinue) response.writeContinue();
+    await door(exchange);
   } catch (error) {
     options.onError(error, exchange);
     exchange.noteFault('ServerException', 'Internal error');
@@ -246,6 +339,87 @@ async function serve(
       'Internal error\n',
     );
     if (response.headersSent && !response.writableEnded) response.destroy();
+  }
+}
+
+function admit(
+  { entrance, excess }: Traffic,
+  exchange: Exchange,
+  kind: Kind,
+): ShedReason | 'gone' | undefined | Promise<ShedReason | 'gone' | undefined> {
+  if (!excess.has(exchange.request.socket)) return entrance.enter(exchange, kind);
+  exchange.response.shouldKeepAlive = false;
+  return 'connections';
+}
+
+/** Clients of every kind try again after this one (registry-protocol.md §4.6). */
+function refuse(exchange: Exchange, doors: Doors): void {
+  const fault = new Fault('ServiceUnavailableException', 'The server is overloaded. Try again later.');
+  exchange.response.shouldKeepAlive &&= !exchange.announcesBody;
+  if (doors.refuse !== undefined && exchange.door !== 'none') doors.refuse(exchange, fault);
+  else exchange.send(503, { 'Content-Type': 'text/plain', 'Retry-After': '1' }, `${fault.message}\n`);
+}
+
+function openEntrance(limits: ServerLimits, { onShed }: ServerOptions): Entrance {
+  const { requestsInFlightMax, transfersInFlightMax, slowRequestsMax } = limits;
+  const admission = new Admission({
+    ...limits,
+    clock: () => performance.now(),
+    inFlightMax: {
+      request: requestsInFlightMax,
+      transfer: transfersInFlightMax,
+      waiting: LIMITS.eventFollowersMax,
+      slow: slowRequestsMax,
+    },
+  });
+  return new Entrance(admission, () => onShed?.('slow'));
+}
+
+function count({ sockets }: Traffic, socket: Socket, change: 1 | -1): void {
+  const requests = sockets.get(socket);
+  if (requests !== undefined) sockets.set(socket, requests + change);
+}
+
+/**
+ * Called for a new connection. When there are too many, the oldest ones go that have no request: first those whose handshake
+ * does not get done, if they are the most.
+ */
+function makeRoom({ sockets, handshakes, limits }: Traffic, { onShed }: ServerOptions): void {
+  if (sockets.size + handshakes.size < limits.connectionsMax) return;
+  const cut = (socket: Socket): void => {
+    onShed?.('idle_connection');
+    sockets.delete(socket);
+    socket.destroy();
+  };
+  let left = Math.ceil(limits.connectionsMax / 32);
+  if (handshakes.size > sockets.size) {
+    for (const socket of handshakes.values()) {
+      if (left-- > 0) cut(socket);
+    }
+  }
+  for (const [socket, requests] of sockets) {
+    if (left <= 0) return;
+    if (requests > 0) continue;
+    left -= 1;
+    cut(socket);
+  }
+}
+
+/** What a request will hold. `undefined`: answered whatever else there is to do. */
+function kindOf({ door, path, method, request, announcesBody }: Exchange): Kind | undefined {
+  switch (door) {
+    case 'probe':
+      return path === '/ca.pem' ? 'request' : undefined;
+    case 'download':
+      return 'transfer';
+    case 'events':
+      return 'waiting';
+    case 'oci': {
+      if (!path.includes('/blobs/')) return 'request';
+      return method === 'GET' || announcesBody ? 'transfer' : 'request';
+    }
+    default:
+      return String(request.headers['x-amz-target']).endsWith('.UploadLayerPart') ? 'transfer' : 'request';
   }
 }
 

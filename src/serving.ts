@@ -21,13 +21,22 @@ import {
   type Guardrails,
   type Principal,
 } from './identity/identity.ts';
+import { Fault } from './domain/faults.ts';
 import type { KeyRing } from './lib/keyring.ts';
 import type { Logger } from './lib/log.ts';
+import { RateLimiter } from './lib/rate-limits.ts';
 import type { Observation } from './observation.ts';
-import { createOciDoor, scopeOfHost } from './oci/oci.ts';
-import { createAwsDoor, createVerifier } from './protocol/protocol.ts';
+import { createOciDoor, scopeOfHost, sendFault } from './oci/oci.ts';
+import { createAwsDoor, createVerifier, refuseAws } from './protocol/protocol.ts';
 import { createRegistry, type Registry } from './registry/registry.ts';
-import { startServer, type Doors, type RunningServer, type ServerOptions, type TlsPair } from './server.ts';
+import {
+  startServer,
+  type Doors,
+  type RunningServer,
+  type ServerLimits,
+  type ServerOptions,
+  type TlsPair,
+} from './server.ts';
 import type { Store } from './store/store.ts';
 
 export interface ServingOptions {
@@ -39,6 +48,8 @@ export interface ServingOptions {
   readonly ring: KeyRing;
   readonly observation: Observation;
   readonly guardrails: Guardrails;
+  /** what all threads have used of the rate limits */
+  readonly buckets: SharedArrayBuffer;
   /** threads of this process that serve */
   readonly threads: number;
   /** whether this is the thread that publishes events all the time */
@@ -65,7 +76,7 @@ export interface Serving {
 const READY_MS = 5000;
 
 export async function createServing(options: ServingOptions): Promise<Serving> {
-  const { config, log, clock, store, ring, observation, guardrails, threads, publishes } = options;
+  const { config, log, clock, store, ring, observation, guardrails, buckets, threads, publishes } = options;
   const blobs = await createFileBlobStore({ directory: join(config.data, 'blobs'), keys: ring, threads });
   const identity = createIdentity({
     store,
@@ -102,10 +113,11 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
   const downloads = createDownloads({ registry, key: ring.derive('layer downloads'), clock });
   const uri = createRegistryUri(config, listening);
   const { onError } = observation;
+  const throttle = createThrottle(config, buckets, clock);
   const acceptsRegion = acceptedRegions(config);
   const verify = createVerifier({ keys: identity, clock, acceptsRegion, onKeyUse: identity.recordKeyUse });
   const doors: Doors = {
-    oci: createOciDoor({ registry, identity, clock, isRegion: acceptsRegion, onError }),
+    oci: createOciDoor({ registry, identity, clock, isRegion: acceptsRegion, throttle, onError }),
     download: downloads.serve,
     aws: createAwsDoor<Principal>({
       ecr: createEcrOperations({
@@ -136,6 +148,7 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
       },
       verify,
       authorize: (context, checks) => identity.authorize(context.caller, checks, context),
+      throttle: throttle && ((caller, action, region) => throttle(caller, [action], region)),
       describeCaller: (principal) => principal,
       anonymous: { caller: anonymousOf(config), region: config.region },
       clock,
@@ -148,6 +161,8 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
       describeCaller: (principal) => principal,
       onError,
     }),
+    refuse: (exchange, fault) =>
+      exchange.door === 'oci' ? sendFault(exchange, fault) : refuseAws(exchange, fault, clock),
     metrics: observation.metricsDoor,
     authority: () => readAuthority(join(config.data, 'tls', 'ca.pem')),
     ready: () => checkReady(store, registry),
@@ -161,8 +176,10 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
     events,
     uri,
     async listen({ port, share, tls }) {
-      const { onDone } = observation;
-      const server = await startServer({ doors, host: config.host, port, share, tls, onDone, onError });
+      const { onDone, onShed } = observation;
+      const limits = limitsOf(config, threads);
+      const { host } = config;
+      const server = await startServer({ doors, host, port, share, tls, limits, onDone, onShed, onError });
       listening.port = server.port;
       observation.watch({ store, server });
       return server;
@@ -208,6 +225,34 @@ export function openGuardrails({ guardrails: path }: Config): Guardrails {
     if (!(error instanceof GuardrailError)) throw error;
     throw new ConfigError(`${path} (guardrails): ${error.message}`);
   }
+}
+
+/** Counts requests of principals; `undefined` without limits. */
+function createThrottle(
+  { rateLimits }: Config,
+  buckets: SharedArrayBuffer,
+  clock: () => number,
+): ((principal: Principal, actions: readonly string[], region: string) => void) | undefined {
+  if (rateLimits.length === 0) return undefined;
+  const limiter = new RateLimiter(rateLimits, buckets, clock);
+  return ({ caller }, actions, region) => {
+    // Who signs nothing is no principal; all of them would share one bucket, which anybody could empty.
+    if (caller.kind === 'anonymous') return;
+    // WHY the role's: whoever may assume a role could have as many sessions, and so as many buckets, as they like.
+    const who = `${caller.account} ${region} ${caller.roleId ?? caller.id}`;
+    if (!actions.every((action) => limiter.take(who, action)))
+      throw new Fault('ThrottlingException', 'Rate exceeded');
+  };
+}
+
+/** The listener's part of the limits of the process; the system spreads connections evenly over the threads. */
+function limitsOf(config: Config, threads: number): Partial<ServerLimits> {
+  const share = (whole: number): number => Math.ceil(whole / threads);
+  return {
+    connectionsMax: share(config.connectionsMax),
+    requestsInFlightMax: share(config.requestsInFlightMax),
+    transfersInFlightMax: share(config.transfersInFlightMax),
+  };
 }
 
 function timesOf(config: Config) {

@@ -23,6 +23,8 @@ export interface WorkerData {
   readonly shared: Pick<SharedSqlite, 'file' | 'commits'> | undefined;
   /** connections to PostgreSQL */
   readonly poolMax: number;
+  /** what all threads have used of the rate limits */
+  readonly buckets: SharedArrayBuffer;
   /** threads that serve, the main one included */
   readonly threads: number;
 }
@@ -92,6 +94,7 @@ async function work(main: MessagePort, data: WorkerData): Promise<void> {
     ring: await openKeyRing(join(config.data, 'keys')),
     observation,
     guardrails: openGuardrails(config),
+    buckets: data.buckets,
     threads,
     publishes: false,
   });

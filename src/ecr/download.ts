@@ -3,7 +3,7 @@
  * an hour, so nobody has to sign the request, and a signature that is sent along is not looked at.
  */
 import { createHmac, timingSafeEqual, type KeyObject } from 'node:crypto';
-import { parseRange, type Exchange } from '../http/http.ts';
+import { parseRange, watchSending, type Exchange } from '../http/http.ts';
 import type { BlobReader } from '../blobs/blobs.ts';
 import { KeyUnavailableError } from '../lib/keyring.ts';
 import { LIMITS } from '../lib/limits.ts';
@@ -124,6 +124,7 @@ async function sendLayer(registry: Registry, grant: Grant, exchange: Exchange): 
     return;
   }
   const { response } = exchange;
+  const unwatch = watchSending(response, LIMITS.idleSocketMs);
   try {
     response.writeHead(status, headers);
     await reader.sendTo(response);
@@ -132,6 +133,8 @@ async function sendLayer(registry: Registry, grant: Grant, exchange: Exchange): 
   } catch {
     // The client left, or the stored bytes are damaged: either way less than announced was sent, so the connection ends.
     response.destroy();
+  } finally {
+    unwatch();
   }
 }
 

@@ -1,13 +1,19 @@
 import type { IncomingMessage } from 'node:http';
 import { Fault } from '../domain/faults.ts';
+import { LIMITS } from '../lib/limits.ts';
+import { watchReceiving } from './watch.ts';
 
 /**
- * Reads a whole request body of at most `bytesMax` bytes.
+ * Reads a whole request body of at most `bytesMax` bytes, of a client that keeps sending (watch.ts).
  *
  * @throws Fault RequestEntityTooLargeException as soon as the announced or received size is over the limit; the rest
  *   stays unread (the server drains or closes). Fault SerializationException when the client stops in mid-body.
  */
-export function readBody(request: IncomingMessage, bytesMax: number): Promise<Buffer> {
+export function readBody(
+  request: IncomingMessage,
+  bytesMax: number,
+  idleMs: number = LIMITS.idleSocketMs,
+): Promise<Buffer> {
   const tooLarge = (): Fault =>
     new Fault('RequestEntityTooLargeException', `Request body is larger than ${bytesMax} bytes.`);
   if (Number(request.headers['content-length'] ?? 0) > bytesMax) return Promise.reject(tooLarge());
@@ -17,7 +23,9 @@ export function readBody(request: IncomingMessage, bytesMax: number): Promise<Bu
   return new Promise((resolve, reject) => {
     const chunks: Buffer[] = [];
     let size = 0;
+    const unwatch = request.complete ? undefined : watchReceiving(request, idleMs);
     const settle = (): void => {
+      unwatch?.();
       request.off('data', onData).off('end', onEnd).off('error', onCut).off('close', onCut);
     };
     const onData = (chunk: Buffer): void => {

@@ -46,6 +46,8 @@ export class Exchange {
   parameters: object | undefined;
   faultCode: string | undefined;
   faultMessage: string | undefined;
+  /** called when the answer is decided although the rest of the body is still to be read away */
+  onEarlyAnswer: (() => void) | undefined;
   blobBytesIn = 0;
   blobBytesOut = 0;
   readonly #drainLimits: DrainLimits | undefined;
@@ -163,6 +165,7 @@ export class Exchange {
   ): void {
     const { request, response } = this;
     const limits = this.#drainLimits ?? DRAIN_LIMITS;
+    this.onEarlyAnswer?.();
     if ((this.contentLength ?? Number.POSITIVE_INFINITY) > limits.keepBytesMax) {
       if (Array.isArray(headers)) headers.push('Connection', 'close');
       else headers['Connection'] = 'close';

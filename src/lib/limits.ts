@@ -44,6 +44,24 @@ export const LIMITS = {
   orphanAgeMs: 24 * 3_600_000,
   /** Slowest acceptable client: silence on a socket in mid-request. */
   idleSocketMs: 60_000,
+  /**
+   * Connections and, by kind, requests under way at the same time, of one process. A transfer holds up to 1 MiB, so their
+   * number bounds the memory that slow readers can take. Slow: requests that wait for their clients.
+   */
+  connectionsMax: 4096,
+  requestsInFlightMax: 512,
+  transfersInFlightMax: 256,
+  eventFollowersMax: 256,
+  slowRequestsMax: 256,
+  /** Requests of one connection that may wait for each other's answers. */
+  pipelinedMax: 64,
+  /** Requests that wait to begin, how long at most, and what is too long while there is constantly too much to do. */
+  admissionQueueMax: 4096,
+  admissionQueueMs: 500,
+  admissionTargetMs: 5,
+  admissionCalmMs: 100,
+  /** The head of a request. */
+  headBytesMax: 16_384,
   /** Time a client has to send its headers. */
   headersMs: 60_000,
   /** Idle keep-alive: longer than any client's or load balancer's (registry-protocol.md §4.4 no. 9). */

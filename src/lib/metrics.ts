@@ -57,12 +57,14 @@ interface Transactions {
 export interface Counts {
   readonly doors: Map<string, Map<string, Requests>>;
   readonly transactions: Map<string, Transactions>;
+  /** requests and connections not served, by reason */
+  readonly shed: Map<string, number>;
   blobBytesIn: number;
   blobBytesOut: number;
 }
 
 export function noCounts(): Counts {
-  return { doors: new Map(), transactions: new Map(), blobBytesIn: 0, blobBytesOut: 0 };
+  return { doors: new Map(), transactions: new Map(), shed: new Map(), blobBytesIn: 0, blobBytesOut: 0 };
 }
 
 /** Adds `more` to `sum`. */
@@ -79,6 +81,7 @@ export function addCounts(sum: Counts, more: Counts): void {
     addDurations(into.durations, durations);
     into.failures += failures;
   }
+  for (const [reason, count] of more.shed) sum.shed.set(reason, (sum.shed.get(reason) ?? 0) + count);
   sum.blobBytesIn += more.blobBytesIn;
   sum.blobBytesOut += more.blobBytesOut;
 }
@@ -137,6 +140,12 @@ export class Counter {
     counts.blobBytesOut += request.blobBytesOut;
   }
 
+  /** `reason` is the program's word for it. */
+  shed(reason: string): void {
+    const { shed } = this.counts;
+    shed.set(reason, (shed.get(reason) ?? 0) + 1);
+  }
+
   transactionDone(name: string, durationMs: number, failed: boolean): void {
     const transactions = transactionsOf(this.counts, name);
     addDuration(transactions.durations, TRANSACTION_BOUNDS, durationMs / 1000);
@@ -162,6 +171,11 @@ export class Metrics {
     collectDefaultMetrics({ register: this.#registry, eventLoopMonitoringPrecision: 20 });
     this.#exposeRequests();
     this.#exposeTransactions();
+    this.counter({
+      name: 'berth_shed_total',
+      help: 'Requests and connections refused or cut to protect the server, by reason.',
+      read: () => [...this.#shown.shed].map(([reason, value]) => ({ labels: { reason }, value })),
+    });
     this.counter({
       name: 'berth_blob_bytes_total',
       help: 'Bytes of blobs received in uploads and sent whole in downloads.',

@@ -13,6 +13,10 @@ export interface OciServices {
   readonly isRegion: (name: string) => boolean;
   /** Told about every failure that is not a Fault; the client is shown `UNKNOWN`. */
   readonly onError: (error: unknown, exchange: Exchange) => void;
+  /** Counts the actions of a request. @throws Fault ThrottlingException when they are over a rate limit */
+  readonly throttle?:
+    | ((principal: Principal, actions: readonly string[], region: string) => void)
+    | undefined;
   /** How long a client may send or read nothing in mid-transfer. */
   readonly idleMs: number;
 }

@@ -1,6 +1,6 @@
 import { Fault } from '../domain/faults.ts';
 import type { ImageTag } from '../domain/names.ts';
-import { etagMatches, readBody, watchReceiving } from '../http/http.ts';
+import { etagMatches, readBody } from '../http/http.ts';
 import { LIMITS } from '../lib/limits.ts';
 import type { ImageId } from '../registry/registry.ts';
 import { type Call, commonHeaders } from './call.ts';
@@ -50,15 +50,12 @@ function readTags(call: Call): ImageTag[] {
 
 async function readManifest(call: Call): Promise<Buffer> {
   const { request } = call.exchange;
-  const unwatch = watchReceiving(request, call.services.idleMs);
   try {
-    return await readBody(request, LIMITS.manifestBytesMax);
+    return await readBody(request, LIMITS.manifestBytesMax, call.services.idleMs);
   } catch (error) {
     if (!(error instanceof Fault) || error.code !== 'RequestEntityTooLargeException') throw error;
     const text = `The manifest is larger than ${LIMITS.manifestBytesMax} bytes.`;
     throw new Fault('ManifestTooLarge', text);
-  } finally {
-    unwatch();
   }
 }
 

@@ -16,6 +16,7 @@ import { parsePath, type RepositoryTarget } from './path.ts';
 import { type Method, type Route, ROUTES } from './routes.ts';
 import { resolveScope, type Scope } from './scope.ts';
 
+export { sendFault } from './errors.ts';
 export { scopeOfHost } from './scope.ts';
 
 const NO_TAGS: ReadonlyMap<string, string> = new Map();
@@ -69,11 +70,12 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
   if (route === undefined) return;
 
   const address = { account: scope.account, region: scope.region, name: target.name };
+  const actions = route.actions(exchange);
+  exchange.action = target.kind === 'referrers' ? 'ecr:ListImageReferrers' : actions.at(-1);
+  services.throttle?.(principal, actions, scope.region);
   const repository = await registry.findRepository(address);
   // INVARIANT: the caller is judged before anything depends on whether the repository exists.
   const resource = repositoryArn(address);
-  const actions = route.actions(exchange);
-  exchange.action = target.kind === 'referrers' ? 'ecr:ListImageReferrers' : actions.at(-1);
   exchange.region = scope.region;
   exchange.resources = [resource];
   exchange.parameters = describeTarget(scope.account, target);
@@ -124,7 +126,7 @@ function answerBase(exchange: Exchange): void {
 
 /** `GET /v2/_catalog`, for who may describe all repositories of the registry. */
 async function answerCatalog(
-  { registry, identity }: OciServices,
+  { registry, identity, throttle }: OciServices,
   exchange: Exchange,
   principal: Principal,
   scope: Scope,
@@ -136,6 +138,7 @@ async function answerCatalog(
     resource: repositoryArn({ ...scope, name: '*' }),
   };
   exchange.action = check.action;
+  throttle?.(principal, [check.action], scope.region);
   exchange.region = scope.region;
   exchange.resources = [check.resource];
   exchange.parameters = { registryId: scope.account };

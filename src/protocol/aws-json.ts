@@ -53,6 +53,13 @@ export function createJsonDoor<Caller>(
   };
 }
 
+/** Answers with a fault before it is known which operation is asked. */
+export function sendJsonFault(exchange: Exchange, fault: Fault, clock: () => number): void {
+  exchange.noteFault(fault.code, fault.message);
+  const body = JSON.stringify({ __type: fault.code, message: fault.message });
+  exchange.send(FAULTS[fault.code].aws, answerHeaders(exchange, { clock }, CONTENT_TYPE, fault), body);
+}
+
 async function answer<Caller>(
   exchange: Exchange,
   options: JsonDoorOptions<Caller>,
@@ -69,6 +76,7 @@ async function answer<Caller>(
   const verified = await options.verify(signedRequest(exchange, body), options.service, 'json');
   exchange.principal = options.describeCaller(verified.caller);
   exchange.region = verified.region;
+  options.throttle?.(verified.caller, exchange.action, verified.region);
   if (!isBuilt(entry)) throw notBuilt(name, entry);
 
   const input = shapes.input === undefined ? {} : parseJson(shapes.input, body);

@@ -22,6 +22,8 @@ export interface DoorOptions<Caller> {
   readonly authorize: (context: OperationContext<Caller>, checks: readonly AccessCheck[]) => Promise<void>;
   /** Hears of defects: everything thrown that is not a Fault. The client gets a plain server error. */
   readonly onError: (error: unknown, exchange: Exchange) => void;
+  /** Counts a request. @throws Fault ThrottlingException when it is over a rate limit */
+  readonly throttle?: ((caller: Caller, action: string, region: string) => void) | undefined;
   /** The caller as logs and the audit log know it. */
   readonly describeCaller: (caller: Caller) => AuditedPrincipal;
 }
@@ -103,9 +105,9 @@ export function faultOf<Caller>(error: unknown, exchange: Exchange, options: Doo
   return new Fault('ServerException', 'The request could not be completed because of an internal error.');
 }
 
-export function answerHeaders<Caller>(
+export function answerHeaders(
   exchange: Exchange,
-  options: DoorOptions<Caller>,
+  options: { readonly clock: () => number },
   contentType: string,
   fault?: Fault,
 ): OutgoingHttpHeaders {
@@ -115,5 +117,6 @@ export function answerHeaders<Caller>(
     Date: new Date(options.clock()).toUTCString(),
     // WHY: the rest of an oversized body is not worth reading
     ...(fault?.code === 'RequestEntityTooLargeException' && { Connection: 'close' }),
+    ...(fault?.code === 'ServiceUnavailableException' && { 'Retry-After': '1' }),
   };
 }

@@ -22,6 +22,7 @@ export type {
   Structure,
 } from './operation.ts';
 export { createQueryDoor, type QueryDoorOptions, type QueryService } from './query-xml.ts';
+export { refuseAws } from './refusal.ts';
 export { chooseProtocol } from './routing.ts';
 export {
   createVerifier,

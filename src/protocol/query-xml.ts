@@ -80,6 +80,20 @@ export function createQueryDoor<Caller>(
   };
 }
 
+/** Answers with a fault before it is known which service is asked. */
+export function sendQueryFault(exchange: Exchange, fault: Fault, clock: () => number): void {
+  const [code, status] = FAULTS[fault.code].query;
+  sendError(
+    exchange,
+    { clock },
+    { namespace: FAULT_NAMESPACE, json: false },
+    code,
+    status,
+    fault.message,
+    fault,
+  );
+}
+
 /** Refusals of the Query protocol itself, which no operation can cause. */
 class ProtocolError extends Error {
   override readonly name = 'ProtocolError';
@@ -116,6 +130,7 @@ async function answer<Caller>(
     : await options.verify(signedRequest(exchange, body), service.service, 'query');
   exchange.principal = options.describeCaller(who.caller);
   exchange.region = who.region;
+  options.throttle?.(who.caller, exchange.action, who.region);
   if (!isBuilt(entry)) throw notBuilt(name, entry);
 
   const input = parseForm(shapes.input, form);
@@ -198,9 +213,9 @@ function typeOf(manner: Manner): string {
   return manner.json ? 'application/json' : 'text/xml';
 }
 
-function sendError<Caller>(
+function sendError(
   exchange: Exchange,
-  options: QueryDoorOptions<Caller>,
+  options: { readonly clock: () => number },
   manner: Manner,
   code: string,
   status: number,

@@ -14,6 +14,7 @@ import { readConfig } from '../../src/config.ts';
 import { isRegionName } from '../../src/domain/names.ts';
 import { openKeyRing, type KeyRing } from '../../src/lib/keyring.ts';
 import { createLog } from '../../src/lib/log.ts';
+import { allocateBuckets } from '../../src/lib/rate-limits.ts';
 import { createOciDoor } from '../../src/oci/oci.ts';
 import { createRegistry, type Registry, type Repository } from '../../src/registry/registry.ts';
 import { startServer } from '../../src/server.ts';
@@ -143,7 +144,14 @@ function startBeside(directory: string, shared: SharedSqlite | undefined, errors
   const config = readConfig({ flags, env: {}, platform: process.platform });
   return startWorkers({
     count: WORKERS - 1,
-    data: { config, logLevel: 'error', shared: { file, commits }, poolMax: 2, threads: WORKERS },
+    data: {
+      config,
+      logLevel: 'error',
+      shared: { file, commits },
+      poolMax: 2,
+      buckets: allocateBuckets(),
+      threads: WORKERS,
+    },
     log: createLog('error', { write: (line) => void errors.push(line) }),
     observation: { audit: () => undefined, renderMetrics: () => Promise.resolve('') },
     shared,
