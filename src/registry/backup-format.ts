@@ -5,7 +5,7 @@
  *     blobs/x/y/<storage key>           stored copies, encrypted under the same content keys; shared by all snapshots
  *     snapshots/<id>/manifest.json      what the snapshot consists of; a snapshot without it does not exist
  *     snapshots/<id>/tables/<t>.jsonl   a row of metadata a line, sealed secrets still sealed
- *     snapshots/<id>/keys/, bootstrap/  the key ring and the first administrator's credentials, unless left out
+ *     snapshots/<id>/keys/, bootstrap/, tls/   key ring, first administrator's credentials, certificates: unless left out
  *
  * Names that begin with a dot are unfinished.
  */

@@ -36,7 +36,7 @@ export interface BackupOptions {
   /** opened for reading only */
   readonly store: Store;
   readonly blobs: Pick<BlobStore, 'open'>;
-  /** the data directory: its `keys/` and `bootstrap/credentials` go along */
+  /** the data directory: its `keys/`, `bootstrap/credentials` and `tls/` go along */
   readonly data: string;
   readonly directory: string;
   readonly withoutKeys: boolean;
@@ -67,7 +67,7 @@ export interface BackupReport extends BackupProgress {
 const ROUNDS_MAX = 5;
 const COPIES_AT_ONCE = 4;
 /** What of the data directory goes along beside metadata and blobs. */
-const SECRETS = { keys: /^[^.].*\.key$/, bootstrap: /^credentials$/ } as const;
+const SECRETS = { keys: /^[^.].*\.key$/, bootstrap: /^credentials$/, tls: /^[^.].*\.pem$/ } as const;
 
 /** What a snapshot names is gone, and so is the row that named it. */
 class SnapshotOutdated extends Error {}

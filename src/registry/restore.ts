@@ -69,11 +69,14 @@ const OWN = new Set([
   'keys',
   'blobs',
   'bootstrap',
+  'tls',
   'audit',
   'berth.lock',
   'berth.pid',
   'lost+found',
 ]);
+/** What a backup has beside metadata and blobs. */
+const FILE_PATH = /^(keys|bootstrap|tls)\/[^./][^/]*$/;
 const BATCH_ROWS = 500;
 const BATCH_CHARACTERS = 1_048_576;
 
@@ -96,6 +99,10 @@ export async function verifyBackup(
       `snapshot ${id} has schema version ${manifest.schemaVersion} and this Berth ${SCHEMA_VERSION}: ` +
         `restore it with Berth ${manifest.berthVersion}, then upgrade`,
     );
+  // WHY: whoever can write to a backup with keys in it can seal a manifest, and must not reach other files by it.
+  for (const { path } of manifest.files)
+    if (!FILE_PATH.test(path))
+      throw new BackupError(`snapshot ${id} names a file that no backup has: ${path}`);
   await verifyFiles(directory, manifest);
   const keyRing = await openKeys(options, manifest);
   if (!isSealedBy(manifest, keyRing))

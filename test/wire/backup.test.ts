@@ -1,7 +1,18 @@
 /** Backups of the server as it runs: taken while images are pushed and deleted, restored after everything is gone. */
 import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
-import { appendFile, cp, mkdtemp, readdir, readFile, rm, stat, truncate, writeFile } from 'node:fs/promises';
+import {
+  appendFile,
+  cp,
+  mkdir,
+  mkdtemp,
+  readdir,
+  readFile,
+  rm,
+  stat,
+  truncate,
+  writeFile,
+} from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
@@ -223,6 +234,8 @@ test('a backup made while images are pushed and deleted comes back byte for byte
       return pushed;
     };
     const pushing = traffic();
+    await mkdir(join(data, 'tls'));
+    await writeFile(join(data, 'tls', 'ca.pem'), 'a certificate', { mode: 0o600 });
     const first = await run<Snapshot>(['backup', backups, '--data', data], 0);
     backup.runs = false;
     during = await pushing;
@@ -237,7 +250,15 @@ test('a backup made while images are pushed and deleted comes back byte for byte
   }
   await rm(data, { recursive: true });
   const { snapshot } = await run<Snapshot>(['restore', backups, '--data', data], 0);
-  assert.deepEqual((await readdir(data)).sort(), ['berth.db', 'berth.lock', 'berth.pid', 'blobs', 'keys']);
+  assert.deepEqual((await readdir(data)).sort(), [
+    'berth.db',
+    'berth.lock',
+    'berth.pid',
+    'blobs',
+    'keys',
+    'tls',
+  ]);
+  assert.equal(await readFile(join(data, 'tls', 'ca.pem'), 'utf8'), 'a certificate');
   for (const file of await filesOf(data)) assert.equal((await stat(file)).mode & 0o077, 0, file);
   const checked = await run<Fsck>(['fsck', '--data', data], 0);
   assert.equal(checked.result, 'clean');
@@ -303,6 +324,12 @@ test('a backup that is not whole, or a place that is not empty, is refused and n
       async () =>
         writeFile(manifest, (await readFile(manifest, 'utf8')).replace('"lost": []', '"lost": [1]')),
       /was altered/,
+    ],
+    [
+      manifest,
+      async () =>
+        writeFile(manifest, (await readFile(manifest, 'utf8')).replace('keys/master.key', 'keys/../../key')),
+      /names a file that no backup has: keys\/\.\.\/\.\.\/key/,
     ],
     [blob, () => truncate(blob, 1030), /in the backup cannot be read/],
     [blob, () => rm(blob), /in the backup cannot be read/],
