@@ -111,7 +111,10 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       store,
       clock,
       log,
-      handlers: { ...events.handlers, ...createLifecycleHandlers({ store, clock, flush }) },
+      handlers: {
+        ...events.handlers,
+        ...createLifecycleHandlers({ store, clock, flush, report: observation.onServiceEvent }),
+      },
     });
     const { port: wanted } = config;
     const { tls } = surroundings;

@@ -8,7 +8,7 @@ import { isLoopback, type Config } from './config.ts';
 import { Fault } from './domain/faults.ts';
 import type { Exchange } from './http/http.ts';
 import { openAuditLog, type AuditLog } from './lib/audit.ts';
-import { createRecorder } from './lib/cloudtrail.ts';
+import { createRecorder, createServiceEventRecorder, type ServiceEvent } from './lib/cloudtrail.ts';
 import type { Logger } from './lib/log.ts';
 import { addCounts, Counter, Metrics, METRICS_TYPE, noCounts, type Counts } from './lib/metrics.ts';
 import { throttle } from './lib/throttle.ts';
@@ -39,6 +39,8 @@ export interface Observation {
   renderMetrics(): Promise<string>;
   /** Takes a line for the audit log. */
   audit(line: string): void;
+  /** Hears of what was done without a call, for the audit log. */
+  readonly onServiceEvent: (event: ServiceEvent) => void;
   /** Writes what waits. Before the store closes. */
   close(): Promise<void>;
 }
@@ -91,6 +93,7 @@ export async function openObservation(options: ObservationOptions): Promise<Obse
   const audited = config.auditLog !== 'off';
   const audit = (line: string): void => (main === undefined ? file?.write(line) : main.audit(line));
   const render = createRecorder({ clock, account: config.account, region: config.region });
+  const renderServiceEvent = createServiceEventRecorder({ clock });
   const counter = config.metrics ? new Counter() : undefined;
   const collected = new Map<string, number>();
   let collectedAt = 0;
@@ -140,6 +143,9 @@ export async function openObservation(options: ObservationOptions): Promise<Obse
       counter?.requestDone(exchange, durationMs);
       if (audited && isAudited(exchange)) audit(render(exchange));
       logRequest(log, exchange, durationMs);
+    },
+    onServiceEvent(event) {
+      if (audited) audit(renderServiceEvent(event));
     },
     onShed(reason) {
       counter?.shed(reason);

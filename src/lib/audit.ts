@@ -27,8 +27,9 @@ export interface AuditLog {
 }
 
 const FLUSH_MS = 200;
-/** Lines that are written without waiting for more, some 500 KiB; and lines of one write. */
+/** Lines, and characters of them, that are written without waiting for more; and lines of one write. */
 const BATCH_LINES = 512;
+const BATCH_CHARACTERS = 1_048_576;
 const WRITE_LINES_MAX = 4096;
 /** Characters that may wait: what a full disk costs in memory. */
 const WAITING_CHARACTERS_MAX = 16 * 1_048_576;
@@ -82,7 +83,8 @@ class RotatedLog implements AuditLog {
     }
     this.written += 1;
     this.#waiting += line.length;
-    if (this.#lines.push(line) >= BATCH_LINES && this.#failingSince === undefined) void this.#pump();
+    const many = this.#lines.push(line) >= BATCH_LINES || this.#waiting >= BATCH_CHARACTERS;
+    if (many && this.#failingSince === undefined) void this.#pump();
     else this.#schedule();
   }
 

@@ -1,6 +1,7 @@
 /**
- * Audit records in CloudTrail's format (ecr-api.md §25.2), one JSON text per call. Made on the path of every request, so
- * whatever repeats (who asks, with what program, on which resource, in which second) is rendered once and kept.
+ * Audit records in CloudTrail's format (ecr-api.md §25.2), one JSON text per call, and per thing ECR does by itself. Made on
+ * the path of every request, so whatever repeats (who asks, with what program, on which resource, in which second) is
+ * rendered once and kept.
  */
 import { randomUUID } from 'node:crypto';
 
@@ -48,6 +49,61 @@ export interface RecorderOptions {
   readonly region: string;
 }
 
+/** Something that was done without a call: what a record says. Plain data. */
+export type ServiceEvent = LifecycleServiceEvent | ActivationServiceEvent;
+
+interface ServiceEventSubject {
+  readonly repositoryName: string;
+  /** ARN of the repository */
+  readonly resource: string;
+  readonly region: string;
+}
+
+/** A part of a run of a lifecycle policy, or of a preview of one; times in milliseconds since the epoch. */
+export interface LifecycleServiceEvent extends ServiceEventSubject {
+  readonly name: 'PolicyExecutionEvent' | 'DryRunEvent';
+  readonly policy: ServiceEventPolicy;
+  /** images that were, or in a preview would be, acted on */
+  readonly actions: readonly ServiceEventImage[];
+  /** images that a rule would have acted on */
+  readonly failures: readonly (ServiceEventImage & {
+    readonly failureCode: string;
+    readonly failureReason: string;
+  })[];
+}
+
+export interface ServiceEventPolicy {
+  readonly id: string;
+  /** `undefined` before the first run */
+  readonly evaluatedAt: number | undefined;
+  readonly rules: readonly {
+    readonly rulePriority: number;
+    readonly description?: string;
+    readonly selection: {
+      readonly tagStatus: string;
+      readonly tagPatternList?: readonly string[];
+      readonly tagPrefixList?: readonly string[];
+      readonly countType: string;
+      readonly countUnit?: string;
+      readonly countNumber: number;
+    };
+    readonly action: { readonly type: string };
+  }[];
+}
+
+export interface ServiceEventImage {
+  readonly digest: string;
+  readonly tags: readonly string[];
+  readonly pushedAt: number;
+  readonly rulePriority: number;
+}
+
+/** An archived image was restored. */
+export interface ActivationServiceEvent extends ServiceEventSubject {
+  readonly name: 'ImageActivationEvent';
+  readonly digest: string;
+}
+
 /** CloudTrail's own words for what it does not show. */
 const HIDDEN = '"HIDDEN_DUE_TO_SECURITY_REASONS"';
 const SECRET_NAME = /secret|password|token|assertion/i;
@@ -58,13 +114,18 @@ const DEPTH_MAX = 6;
 const MESSAGE_CHARACTERS_MAX = 1024;
 const USER_AGENT_CHARACTERS_MAX = 256;
 const REMEMBERED_MAX = 1000;
+/** Tags of an image that a service event shows. */
+const EVENT_TAGS_MAX = 100;
+/** Who does what nobody called for. */
+const SERVICE = 'ecr.amazonaws.com';
 
 /** Faults of authentication: their sentences may repeat what the client sent as its credential. */
 const AUTHENTICATION =
   /^(IncompleteSignature|InvalidSignature|SignatureDoesNotMatch|UnrecognizedClient|InvalidClientTokenId|ExpiredToken|MissingAuthenticationToken|InvalidRegistryToken|ExpiredRegistryToken)/;
 
 /** Operations that change nothing. */
-const READ_ONLY = /^(Get|List|Describe|Explain|Batch(Get|Check)|Check|Verify|Preview|Validate|Simulate|Generate)/;
+const READ_ONLY =
+  /^(Get|List|Describe|Explain|Batch(Get|Check)|Check|Verify|Preview|Validate|Simulate|Generate)/;
 
 /**
  * Makes the function that renders a call as one record without a line end. INVARIANT: no secret of a request comes in:
@@ -76,17 +137,7 @@ export function createRecorder(options: RecorderOptions): (call: AuditedCall) =>
   const agents = new Remembered((agent) => quote(agent.slice(0, USER_AGENT_CHARACTERS_MAX)));
   const resources = new Remembered(resourceOf);
   const parameters = createParameters();
-  let second = -1;
-  let time = '';
-
-  const timeOf = (now: number): string => {
-    const current = Math.floor(now / 1000);
-    if (current !== second) {
-      second = current;
-      time = `${new Date(current * 1000).toISOString().slice(0, 19)}Z`;
-    }
-    return time;
-  };
+  const timeOf = createTimes();
 
   const identityOf = (principal: AuditedPrincipal): string => {
     let json = identities.get(principal);
@@ -123,6 +174,111 @@ export function createRecorder(options: RecorderOptions): (call: AuditedCall) =>
       `,"readOnly":${event.readOnly}${named === '' ? '' : `,"resources":[${named}]`}` +
       `,"eventType":"AwsApiCall","managementEvent":true,"recipientAccountId":"${account}","eventCategory":"Management"}`
     );
+  };
+}
+
+/**
+ * Makes the function that renders a service event as one record without a line end. Its members are those of the records
+ * CloudTrail has of ECR (user guide, "Logging Amazon ECR actions with AWS CloudTrail"); tags beyond 100 of an image are left out.
+ */
+export function createServiceEventRecorder({
+  clock,
+}: Pick<RecorderOptions, 'clock'>): (event: ServiceEvent) => string {
+  const events = new Remembered(eventOf);
+  const resources = new Remembered(resourceOf);
+  const timeOf = createTimes();
+  return (event) => {
+    const { account, json } = resources.of(event.resource);
+    // WHY: CloudTrail has the runs as read only, although they delete; a restore is unknown, and told as the change it is.
+    const readOnly = event.name !== 'ImageActivationEvent';
+    return (
+      `{"eventVersion":"1.11","userIdentity":{"accountId":"${account}","invokedBy":"${SERVICE}"}` +
+      `,"eventTime":"${timeOf(clock())}",${events.of(`ecr:${event.name}`).head},"awsRegion":${quote(event.region)}` +
+      `,"sourceIPAddress":"${SERVICE}","userAgent":"${SERVICE}","requestParameters":null,"responseElements":null` +
+      `,"eventID":"${randomUUID()}","readOnly":${readOnly},"resources":[${json}],"eventType":"AwsServiceEvent"` +
+      `,"managementEvent":true,"recipientAccountId":"${account}"` +
+      `,"serviceEventDetails":${JSON.stringify(serviceEventDetails(event))},"eventCategory":"Management"}`
+    );
+  };
+}
+
+function serviceEventDetails(event: ServiceEvent): object {
+  const { repositoryName } = event;
+  if (event.name === 'ImageActivationEvent') {
+    const done = { targetStorageClass: 'STANDARD', result: 'SUCCESS', imageStatus: 'ACTIVE' };
+    return { repositoryName, imageDigest: event.digest, ...done };
+  }
+  const { id: policyId, evaluatedAt: lastEvaluatedAt = 0, rules } = event.policy;
+  const imageOf = ({ digest, tags, pushedAt, rulePriority }: ServiceEventImage) => ({
+    lifecycleEventImage: {
+      digest,
+      tagStatus: tags.length === 0 ? 'Untagged' : 'Tagged',
+      tagList: tags.slice(0, EVENT_TAGS_MAX),
+      pushedAt,
+    },
+    rulePriority,
+  });
+  return {
+    repositoryName,
+    lifecycleEventPolicy: {
+      lifecycleEventRules: rules.map(lifecycleEventRule),
+      lastEvaluatedAt,
+      policyVersion: 1,
+      policyId,
+    },
+    lifecycleEventImageActions: event.actions.map(imageOf),
+    lifecycleEventFailureDetails: event.failures.map((failure) => {
+      const { failureCode, failureReason } = failure;
+      return { ...imageOf(failure), failureCode, failureReason };
+    }),
+  };
+}
+
+/** A rule in the words of service events. */
+function lifecycleEventRule({
+  rulePriority,
+  description,
+  selection,
+  action,
+}: ServiceEventPolicy['rules'][number]): object {
+  const { tagStatus, tagPrefixList = [], tagPatternList = [], countType, countUnit, countNumber } = selection;
+  return {
+    rulePriority,
+    description,
+    lifecycleEventSelection: {
+      tagStatus: capitalized(tagStatus),
+      tagPrefixList,
+      tagPatternList,
+      countType: COUNT_TYPES[countType] ?? countType,
+      countUnit: countUnit && capitalized(countUnit),
+      countNumber,
+    },
+    action: action.type,
+  };
+}
+
+const COUNT_TYPES: Readonly<Record<string, string>> = {
+  imageCountMoreThan: 'Image count more than',
+  sinceImagePushed: 'Time since image pushed',
+  sinceImagePulled: 'Time since image pulled',
+  sinceImageTransitioned: 'Time since image transitioned',
+};
+
+function capitalized(word: string): string {
+  return word.slice(0, 1).toUpperCase() + word.slice(1);
+}
+
+/** `eventTime`, made once a second. */
+function createTimes(): (now: number) => string {
+  let second = -1;
+  let time = '';
+  return (now) => {
+    const current = Math.floor(now / 1000);
+    if (current !== second) {
+      second = current;
+      time = `${new Date(current * 1000).toISOString().slice(0, 19)}Z`;
+    }
+    return time;
   };
 }
 

@@ -7,11 +7,15 @@ import { setImmediate as yieldToOthers } from 'node:timers/promises';
 import { ImageColumns } from '../domain/lifecycle-columns.ts';
 import { evaluateLifecycleInSteps, type LifecycleEvaluation } from '../domain/lifecycle-evaluation.ts';
 import { type LifecyclePolicy, parseLifecyclePolicy } from '../domain/lifecycle.ts';
+import { repositoryArn } from '../domain/names.ts';
 import type { JobHandler, JobResult, JobRun } from '../jobs/jobs.ts';
+import type { LifecycleServiceEvent, ServiceEvent } from '../lib/cloudtrail.ts';
 import { LIMITS } from '../lib/limits.ts';
 import {
   ACTIVATION_JOB,
+  type AppliedLifecycle,
   findLifecyclePolicy,
+  findPlace,
   findPreview,
   type ImagePosition,
   LIFECYCLE_JOB,
@@ -22,6 +26,7 @@ import {
   REFERRERS_JOB,
   type Store,
 } from '../store/store.ts';
+import { createLifecycleReport, type LifecycleReport, type ReportedImage } from './lifecycle-report.ts';
 import { retryBrokenReference } from './retry.ts';
 
 /** Images read at once: a few milliseconds. */
@@ -41,6 +46,11 @@ export interface LifecycleOptions {
   readonly clock: () => number;
   /** writes the pull times this process still holds back, which a run must know */
   flush(): Promise<void>;
+  /**
+   * Hears of what jobs did, after it is committed; at least once, in parts. The images of a part are ten at most, so that no run
+   * is held in memory for this.
+   */
+  readonly report?: (event: ServiceEvent) => void;
 }
 
 /** The handlers of the jobs, by kind. */
@@ -60,6 +70,7 @@ async function runPolicy(options: LifecycleOptions, { key, signal }: JobRun): Pr
   const stored = await findLifecyclePolicy(store.read, key);
   if (stored === undefined) return;
   const { policy } = stored;
+  const report = await openReport(options, 'PolicyExecutionEvent', key, stored);
   const evaluation = await evaluateRepository(options, key, policy, signal);
   const started = clock();
   for (const groups of batchesOf(planGroups(evaluation, parseLifecyclePolicy(policy)))) {
@@ -69,11 +80,45 @@ async function runPolicy(options: LifecycleOptions, { key, signal }: JobRun): Pr
     );
     // Whoever changed the policy asked for a run of the new one.
     if (!applied.current) return { again: clock() };
+    report?.add(whatWasDone(evaluation, groups, applied));
     // WHY: what was decided a while ago may not hold any more, e.g. when newer images were deleted meanwhile.
     if (clock() - started > RUN_MS) return { again: clock() };
   }
+  await report?.end(evaluation.blocked, signal);
   await store.transact('lifecycle.finish', { repositoryId: key, policy, now: clock() });
   return { again: evaluation.unfinished ? clock() : clock() + LIMITS.lifecycleEveryMs };
+}
+
+/** For what the jobs on a repository do; `undefined` when nobody wants to hear of it, or the repository is gone. */
+async function openReport(
+  { store, report }: LifecycleOptions,
+  name: LifecycleServiceEvent['name'],
+  repositoryId: string,
+  { policy, evaluatedAt }: { readonly policy: string; readonly evaluatedAt: number | undefined },
+): Promise<LifecycleReport | undefined> {
+  if (report === undefined) return undefined;
+  const repository = await findPlace(store.read, repositoryId);
+  if (repository === undefined) return undefined;
+  return createLifecycleReport(report, { name, repository, policy, evaluatedAt });
+}
+
+/** The images of the groups that were acted on, and those that refused to go. */
+function* whatWasDone(
+  { placeOf, imageAt }: LifecycleEvaluation,
+  groups: readonly RuledGroup[],
+  { acted, failures }: AppliedLifecycle,
+): Generator<ReportedImage> {
+  const done = new Set(acted);
+  const failed = new Map(failures.map((failure) => [failure.imageId.imageDigest, failure]));
+  for (const group of groups) {
+    for (const { digest } of group.ends ? [...group.referrers, group] : group.referrers) {
+      const place = placeOf(digest);
+      const failure = failed.get(digest);
+      if (place === undefined || (failure === undefined && !done.has(digest))) continue;
+      const { tags, pushedAt } = imageAt(place);
+      yield { digest, tags, pushedAt, rulePriority: group.rulePriority, failure };
+    }
+  }
 }
 
 /**
@@ -105,6 +150,11 @@ export async function evaluateRepository(
   }
 }
 
+/** A group with the rule that acts on its image, and so on the referrers of that. */
+interface RuledGroup extends PlannedGroup {
+  readonly rulePriority: number;
+}
+
 /**
  * The actions with what must still be true of each image. INVARIANT: a referrer is in the group of the image it goes with,
  * before it, so that an image that stays keeps its referrers.
@@ -112,7 +162,7 @@ export async function evaluateRepository(
 function* planGroups(
   { actions, placeOf, imageAt }: LifecycleEvaluation,
   { rules }: LifecyclePolicy,
-): Generator<PlannedGroup> {
+): Generator<RuledGroup> {
   const countsPulls = new Set(
     rules
       .filter(({ selection }) => selection.countType === 'sinceImagePulled')
@@ -131,6 +181,7 @@ function* planGroups(
     }
     const group = {
       ...planned,
+      rulePriority,
       tags: image.tags,
       archivedAt: image.lastArchivedAt,
       activatedAt: image.lastActivatedAt,
@@ -143,8 +194,8 @@ function* planGroups(
   }
 }
 
-function* batchesOf(groups: Iterable<PlannedGroup>): Generator<PlannedGroup[]> {
-  let batch: PlannedGroup[] = [];
+function* batchesOf(groups: Iterable<RuledGroup>): Generator<RuledGroup[]> {
+  let batch: RuledGroup[] = [];
   let size = 0;
   for (const group of groups) {
     if (size > 0 && size + group.referrers.length + 1 > BATCH) {
@@ -190,7 +241,9 @@ async function computePreview(
   const { store, clock } = options;
   // What earlier previews left, and a run of this one that was broken off.
   await clearPreviews(store, name.repositoryId);
-  const { actions } = await evaluateRepository(options, name.repositoryId, policy, signal);
+  const dryRun = { policy, evaluatedAt: undefined };
+  const report = await openReport(options, 'DryRunEvent', name.repositoryId, dryRun);
+  const { actions, blocked } = await evaluateRepository(options, name.repositoryId, policy, signal);
   let place = 0;
   let expiring = 0;
   for (const batch of slicesOf(actions, PREVIEW_BATCH)) {
@@ -198,7 +251,9 @@ async function computePreview(
     if (!(await store.transact('lifecycle.addPreviewImages', { ...name, place, actions: batch }))) return;
     place += batch.length;
     expiring += batch.filter(({ action }) => action === 'EXPIRE').length;
+    report?.add(batch);
   }
+  await report?.end(blocked, signal);
   const counts = { expiring, transitioning: place - expiring };
   await store.transact('lifecycle.endPreview', { ...name, status: 'COMPLETE', now: clock(), ...counts });
 }
@@ -221,9 +276,17 @@ async function clearPreviews(store: Store, repositoryId: string): Promise<void> 
   } while (cleared === PREVIEW_BATCH);
 }
 
-async function activate({ store, clock }: LifecycleOptions, { payload }: JobRun): Promise<void> {
+async function activate({ store, clock, report }: LifecycleOptions, { payload }: JobRun): Promise<void> {
   const image = payload as { repositoryId: string; digest: string };
-  await store.transact('image.activate', { ...image, now: clock() });
+  const repository = await store.transact('image.activate', { ...image, now: clock() });
+  if (repository === undefined) return;
+  report?.({
+    name: 'ImageActivationEvent',
+    repositoryName: repository.name,
+    resource: repositoryArn(repository),
+    region: repository.region,
+    digest: image.digest,
+  });
 }
 
 /** Comes again every day while an index needs a referrer. */

@@ -3,6 +3,7 @@
  * of them, each of which looks again at what it is about to do.
  */
 import { lifecyclePolicyNotFound, repositoryNotFound } from '../domain/faults.ts';
+import type { ImageIdFailure } from '../domain/image-ids.ts';
 import type { LifecycleImage } from '../domain/lifecycle-images.ts';
 import type { RepositoryAddress } from '../domain/names.ts';
 import { resolveAliases } from './aliases.ts';
@@ -184,6 +185,10 @@ export interface AppliedLifecycle {
   readonly archived: number;
   /** images left alone because something about them changed since */
   readonly changed: number;
+  /** digests of those expired and archived */
+  readonly acted: readonly string[];
+  /** those of the changed that could not be deleted, and why */
+  readonly failures: readonly ImageIdFailure[];
 }
 
 /**
@@ -197,11 +202,11 @@ async function applyLifecycle(tx: Tx, input: ApplyLifecycleInput): Promise<Appli
   const place = await findPlace(tx, repositoryId);
   const stored = await findLifecyclePolicy(tx, repositoryId);
   if (place === undefined || stored?.policy !== input.policy) {
-    return { current: false, expired: 0, archived: 0, changed: 0 };
+    return { current: false, expired: 0, archived: 0, changed: 0, acted: [], failures: [] };
   }
   const unchanged = await findUnchanged(tx, repositoryId, groups);
   const planned = unchanged.flatMap((group) => (group.ends ? [...group.referrers, group] : group.referrers));
-  let archived = 0;
+  const archived: string[] = [];
   let changed = groups.filter(({ ends }) => ends).length - unchanged.filter(({ ends }) => ends).length;
   const present = await findRows(
     tx,
@@ -213,7 +218,7 @@ async function applyLifecycle(tx: Tx, input: ApplyLifecycleInput): Promise<Appli
     const row = present.get(action.digest);
     if (row === undefined || !isSameImage(row, action)) changed++;
     else if (action.action === 'EXPIRE') expiring.push(action.digest);
-    else if (await archiveImage(tx, place, action.digest, now)) archived++;
+    else if (await archiveImage(tx, place, action.digest, now)) archived.push(action.digest);
     else changed++;
   }
   const { failures } = await deleteImages(tx, {
@@ -221,11 +226,14 @@ async function applyLifecycle(tx: Tx, input: ApplyLifecycleInput): Promise<Appli
     ids: expiring.map((imageDigest) => ({ imageDigest })),
     now,
   });
+  const failed = new Set(failures.map(({ imageId }) => imageId.imageDigest));
   return {
     current: true,
     expired: expiring.length - failures.length,
-    archived,
+    archived: archived.length,
     changed: changed + failures.length,
+    acted: [...archived, ...expiring.filter((digest) => !failed.has(digest))],
+    failures,
   };
 }
 

@@ -254,12 +254,17 @@ async function digestOf(
   return imageDigest === undefined || imageDigest === tag?.image_digest ? tag?.image_digest : undefined;
 }
 
-/** Ends a restore that is still under way. */
-async function activateImage(tx: Tx, input: ImageName & { readonly now: number }): Promise<void> {
+/** Ends a restore that is still under way. Returns the repository; `undefined` when there was nothing to end. */
+async function activateImage(
+  tx: Tx,
+  input: ImageName & { readonly now: number },
+): Promise<RepositoryAddress | undefined> {
   const place = await findPlace(tx, input.repositoryId);
-  if (place === undefined) return;
+  if (place === undefined) return undefined;
   const image = await findImage(tx, input);
-  if (image?.status === 'ACTIVATING') await restoreImage(tx, place, input.digest, input.now);
+  if (image?.status !== 'ACTIVATING') return undefined;
+  await restoreImage(tx, place, input.digest, input.now);
+  return place;
 }
 
 export const storageClassTransactions = {

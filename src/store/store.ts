@@ -130,7 +130,7 @@ export { findLifecyclePolicy, LIFECYCLE_JOB, pageLifecycleImages } from './lifec
 export type { LifecyclePreview, PreviewImage } from './previews.ts';
 export { findPreview, pagePreview, PREVIEW_JOB, previewOfImages } from './previews.ts';
 export type { ImageStatus } from './storage-class.ts';
-export { ACTIVATION_JOB, archivedLayers, REFERRERS_JOB } from './storage-class.ts';
+export { ACTIVATION_JOB, archivedLayers, findPlace, REFERRERS_JOB } from './storage-class.ts';
 export type { ImageEntry, ImagePageOptions, ImagePosition, ImageSummary } from './listings.ts';
 export {
   digestsOfTags,
