@@ -8,6 +8,11 @@ import type { GarbageReport, RegistryContext } from './registry.ts';
 
 /** Rows one transaction looks at: short enough not to hold up pushes behind it. */
 const BATCH = 200;
+/**
+ * Reviews of one transaction. WHY few on PostgreSQL: what a serialisable transaction reads it locks, row by row at first and
+ * whole tables from 32 places on, and then every push is in its way.
+ */
+const REVIEWS = { sqlite: BATCH, postgres: 8 } as const;
 /** Stored files asked about at once. */
 const ORPHAN_BATCH = 500;
 
@@ -36,13 +41,14 @@ async function expireUploads({ store, clock, uploadIdleMs }: RegistryContext): P
 
 async function reviewContent({ store, clock, trashGraceMs }: RegistryContext): Promise<number> {
   const now = clock();
+  const limit = REVIEWS[store.engine];
   let total = 0;
   for (;;) {
     const { reviewed, unlinked } = await retryBrokenReference(() =>
-      store.transact('reviewGarbage', { now, limit: BATCH, trashGraceMs }),
+      store.transact('reviewGarbage', { now, limit, trashGraceMs }),
     );
     total += unlinked;
-    if (reviewed < BATCH) return total;
+    if (reviewed < limit) return total;
   }
 }
 

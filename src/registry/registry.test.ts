@@ -42,7 +42,7 @@ if (programs === undefined) {
       const name = `registry_${++databases}`;
       const host = decodeURIComponent(url.host);
       await run(join(programs, 'createdb'), ['-h', host, '-U', url.username, name]);
-      return openPostgresStore({ url: server.url.replace(/[^/]*$/, name), poolMax: 4 });
+      return openPostgresStore({ url: server.url.replace(/[^/]*$/, name), poolMax: 16 });
     });
   });
 }

@@ -205,6 +205,26 @@ export function garbageTests(open: OpenTestRegistry): void {
     }
   }
 
+  registryTest('much garbage goes although others never stop writing', {}, async (t) => {
+    const old = await t.createRepository('old');
+    const texts = Array.from({ length: 240 }, (_, i) => `old ${i}`);
+    for (let at = 0; at < texts.length; at += 8)
+      await Promise.all(texts.slice(at, at + 8).map((text) => t.upload(old, text)));
+    t.time.now += LIMITS.blobLeaseMs;
+    const collected = new AbortController();
+    const write = async (writer: number): Promise<void> => {
+      for (let i = 0; !collected.signal.aborted; i++)
+        await pushImage(t, `app-${writer}-${i}`, ['{}', 'base', `own ${writer} ${i}`]);
+    };
+    const writing = Promise.all(Array.from({ length: 8 }, (_, writer) => write(writer)));
+    try {
+      assert.equal((await t.registry.collectGarbage({ orphans: false })).blobsUnlinked, texts.length);
+    } finally {
+      collected.abort();
+      await writing;
+    }
+  });
+
   for (const [name, options] of [
     ['without leases and grace', { blobLeaseMs: 0, trashGraceMs: 0 }],
     ['with leases', { trashGraceMs: 0 }],

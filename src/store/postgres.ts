@@ -39,6 +39,7 @@ export async function openPostgres<R extends Registry>(
   const readPool = openPool(options.url, { max: Math.max(1, poolMax - writersMax), onConnect: forbidWrites });
   const writers = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: writePool }) });
   const read = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: guard(readPool) }) });
+  const lane = createLane();
   const inFlight = new Set<Promise<unknown>>();
   let closing: Promise<void> | undefined;
   let prepared = 0;
@@ -56,7 +57,7 @@ export async function openPostgres<R extends Registry>(
     if (closing !== undefined) return Promise.reject(unavailable('The registry is shutting down'));
     if (!Object.hasOwn(registry, name)) return Promise.reject(new Error(`there is no transaction ${name}`));
     const transaction = registry[name] as unknown as Transaction<unknown, OutputOf<R, Name>>;
-    const running = runUntilSerialised(writers, transaction, input);
+    const running = runUntilSerialised(writers, lane, transaction, input);
     inFlight.add(running);
     return running.finally(() => inFlight.delete(running));
   };
@@ -159,21 +160,45 @@ function guard(pool: Pool): PostgresPool {
   };
 }
 
-/** Runs a transaction until it commits, its own refusal, or there is no more point in trying. */
+/** Runs what it is given, one after the other. */
+type Lane = <T>(work: () => Promise<T>) => Promise<T>;
+
+function createLane(): Lane {
+  let last: Promise<unknown> = Promise.resolve();
+  return (work) => {
+    const turn = last.then(work);
+    last = turn.catch(ignore);
+    return turn;
+  };
+}
+
+/**
+ * Runs a transaction until it commits, its own refusal, or there is no more point in trying. WHY in the lane after a conflict:
+ * many at once would be in each other's way until their tries are used up; one at a time they meet only those that just came.
+ */
 async function runUntilSerialised<Output>(
   writers: Kysely<Schema>,
+  lane: Lane,
   transaction: Transaction<unknown, Output>,
   input: unknown,
 ): Promise<Output> {
+  const run = (): Promise<Attempt<Output>> => runOnce(writers, transaction, input);
+  let conflicting = false;
   for (let tries = 1; ; tries++) {
-    const attempt = await runOnce(writers, transaction, input);
+    const attempt = await (conflicting ? lane(run) : run());
     if ('output' in attempt) return attempt.output;
     if (tries >= triesMax(attempt))
       throw sqlState(attempt.error) === READ_ONLY
         ? unavailable('The metadata database is read-only')
         : translate(attempt.error);
+    conflicting = isConflict(attempt.error);
     await delay(randomInt(Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** tries)) + 1);
   }
+}
+
+function isConflict(error: unknown): boolean {
+  const code = sqlState(error);
+  return code === '40001' || code === '40P01';
 }
 
 /** What a standby, or a primary that became one, answers to a writer. */
@@ -189,7 +214,10 @@ async function runOnce<Output>(
   let committing = false;
   try {
     const output = await writers.connection().execute(async (tx) => {
-      await sql`start transaction isolation level serializable read write`.execute(tx);
+      // WHY without seqscan: it locks a table whole against all who write to it, and of a small table the planner likes it.
+      await sql`start transaction isolation level serializable read write; set local enable_seqscan = off`.execute(
+        tx,
+      );
       try {
         const result = await transaction(tx, input);
         committing = true;
@@ -218,7 +246,7 @@ async function commit(tx: Kysely<Schema>): Promise<void> {
 function triesMax({ error, committing }: { error: unknown; committing: boolean }): number {
   if (error instanceof Fault) return 1;
   const code = sqlState(error);
-  if (code === '40001' || code === '40P01') return CONFLICT_TRIES_MAX;
+  if (isConflict(error)) return CONFLICT_TRIES_MAX;
   // WHY: a check of uniqueness or of a reference looks past the snapshot, so a concurrent transaction can show as a
   // violation that the transaction, had it seen the row, would have answered itself.
   if (code === '23505' || code === '23503') return 2;
@@ -229,8 +257,7 @@ function triesMax({ error, committing }: { error: unknown; committing: boolean }
 
 function translate(error: unknown): unknown {
   const code = sqlState(error);
-  if (code === '40001' || code === '40P01')
-    return unavailable('The metadata database is too busy; please try again');
+  if (isConflict(error)) return unavailable('The metadata database is too busy; please try again');
   if (!isUnavailable(error)) return error;
   // WHY the code only: clients read this, and the message names hosts and paths.
   return unavailable(`The metadata database cannot be reached${code === undefined ? '' : ` (${code})`}`);
