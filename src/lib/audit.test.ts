@@ -99,6 +99,15 @@ describe('audit log', () => {
     await log.close();
   });
 
+  it('writes long lines before many have gathered, and before the time', async (t) => {
+    const log = await open({ fileBytesMax: 100_000_000 });
+    t.mock.timers.enable({ apis: ['setTimeout'] });
+    for (let i = 0; i < 11; i++) log.write('x'.repeat(100_000));
+    while ((await read(1)).length < 1_100_000) await new Promise(setImmediate);
+    t.mock.timers.reset();
+    await log.close();
+  });
+
   it('refuses to open where it cannot write', async () => {
     await mkdir(join(root, 'file'), { recursive: true });
     await writeFile(join(root, 'file', 'audit'), '');

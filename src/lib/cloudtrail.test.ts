@@ -1,6 +1,13 @@
 import assert from 'node:assert/strict';
 import { describe, it } from 'node:test';
-import { createRecorder, type AuditedCall, type AuditedPrincipal } from './cloudtrail.ts';
+import {
+  createRecorder,
+  createServiceEventRecorder,
+  type AuditedCall,
+  type AuditedPrincipal,
+  type LifecycleServiceEvent,
+  type ServiceEvent,
+} from './cloudtrail.ts';
 
 const ACCOUNT = '123456789012';
 const NOW = Date.UTC(2026, 10, 24, 5, 33, 10, 987);
@@ -221,5 +228,122 @@ describe('audit records', () => {
     }
     for (let i = 0; i < 3000; i++)
       record({ headers: { 'user-agent': `agent ${i}` }, resources: [`${ARN}${i}`] });
+  });
+});
+
+describe('service events', () => {
+  const renderEvent = createServiceEventRecorder({ clock: () => NOW });
+  const subject = { repositoryName: 'team/app', resource: ARN, region: 'eu-west-1' };
+  const run: LifecycleServiceEvent = {
+    ...subject,
+    name: 'PolicyExecutionEvent',
+    policy: { id: 'policy-1', evaluatedAt: undefined, rules: [] },
+    actions: [],
+    failures: [],
+  };
+
+  /** The whole record but for its random id. */
+  function text(event: ServiceEvent): string {
+    const line = renderEvent(event);
+    assert.ok(!line.includes('\n'));
+    return line.replace(/"eventID":"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"/, '"eventID":"…"');
+  }
+
+  const record = (name: string, readOnly: boolean, details: string) =>
+    `{"eventVersion":"1.11","userIdentity":{"accountId":"${ACCOUNT}","invokedBy":"ecr.amazonaws.com"}` +
+    `,"eventTime":"2026-11-24T05:33:10Z","eventSource":"ecr.amazonaws.com","eventName":"${name}","awsRegion":"eu-west-1"` +
+    `,"sourceIPAddress":"ecr.amazonaws.com","userAgent":"ecr.amazonaws.com","requestParameters":null,"responseElements":null` +
+    `,"eventID":"…","readOnly":${readOnly}` +
+    `,"resources":[{"accountId":"${ACCOUNT}","type":"AWS::ECR::Repository","ARN":"${ARN}"}]` +
+    `,"eventType":"AwsServiceEvent","managementEvent":true,"recipientAccountId":"${ACCOUNT}"` +
+    `,"serviceEventDetails":${details},"eventCategory":"Management"}`;
+
+  it('a run has its policy, what it did and what failed', () => {
+    const event: LifecycleServiceEvent = {
+      ...run,
+      policy: {
+        id: 'ceb86829-58e7-8498-a20c-aa042e33037b',
+        evaluatedAt: 1_584_042_000_000,
+        rules: [
+          {
+            rulePriority: 1,
+            description: 'release "candidates"\n',
+            selection: {
+              tagStatus: 'tagged',
+              tagPatternList: ['rc-*'],
+              countType: 'sinceImagePushed',
+              countUnit: 'days',
+              countNumber: 14,
+            },
+            action: { type: 'expire' },
+          },
+          {
+            rulePriority: 2,
+            selection: { tagStatus: 'any', countType: 'imageCountMoreThan', countNumber: 2 },
+            action: { type: 'transition' },
+          },
+        ],
+      },
+      actions: [
+        { digest: 'sha256:aa', tags: ['rc-1', 'x'], pushedAt: 1_584_042_813_000, rulePriority: 1 },
+        { digest: 'sha256:bb', tags: [], pushedAt: 1_584_042_842_000, rulePriority: 2 },
+      ],
+      failures: [
+        {
+          digest: 'sha256:cc',
+          tags: [],
+          pushedAt: 1_584_042_843_000,
+          rulePriority: 2,
+          failureCode: 'ImageReferencedByManifestList',
+          failureReason: 'Requested image referenced by manifest list: [sha256:dd]',
+        },
+      ],
+    };
+    const details =
+      '{"repositoryName":"team/app","lifecycleEventPolicy":{"lifecycleEventRules":[' +
+      '{"rulePriority":1,"description":"release \\"candidates\\"\\n","lifecycleEventSelection":{"tagStatus":"Tagged"' +
+      ',"tagPrefixList":[],"tagPatternList":["rc-*"],"countType":"Time since image pushed","countUnit":"Days"' +
+      ',"countNumber":14},"action":"expire"},' +
+      '{"rulePriority":2,"lifecycleEventSelection":{"tagStatus":"Any","tagPrefixList":[],"tagPatternList":[]' +
+      ',"countType":"Image count more than","countNumber":2},"action":"transition"}]' +
+      ',"lastEvaluatedAt":1584042000000,"policyVersion":1,"policyId":"ceb86829-58e7-8498-a20c-aa042e33037b"}' +
+      ',"lifecycleEventImageActions":[' +
+      '{"lifecycleEventImage":{"digest":"sha256:aa","tagStatus":"Tagged","tagList":["rc-1","x"],"pushedAt":1584042813000}' +
+      ',"rulePriority":1},' +
+      '{"lifecycleEventImage":{"digest":"sha256:bb","tagStatus":"Untagged","tagList":[],"pushedAt":1584042842000}' +
+      ',"rulePriority":2}]' +
+      ',"lifecycleEventFailureDetails":[' +
+      '{"lifecycleEventImage":{"digest":"sha256:cc","tagStatus":"Untagged","tagList":[],"pushedAt":1584042843000}' +
+      ',"rulePriority":2,"failureCode":"ImageReferencedByManifestList"' +
+      ',"failureReason":"Requested image referenced by manifest list: [sha256:dd]"}]}';
+    assert.equal(text(event), record('PolicyExecutionEvent', true, details));
+    assert.equal(text({ ...event, name: 'DryRunEvent' }), record('DryRunEvent', true, details));
+  });
+
+  it('a run that had nothing to do, the first of its policy', () => {
+    const details =
+      '{"repositoryName":"team/app","lifecycleEventPolicy":{"lifecycleEventRules":[],"lastEvaluatedAt":0' +
+      ',"policyVersion":1,"policyId":"policy-1"},"lifecycleEventImageActions":[],"lifecycleEventFailureDetails":[]}';
+    assert.equal(text(run), record('PolicyExecutionEvent', true, details));
+  });
+
+  it('a restore', () => {
+    const details =
+      '{"repositoryName":"team/app","imageDigest":"sha256:aa","targetStorageClass":"STANDARD","result":"SUCCESS"' +
+      ',"imageStatus":"ACTIVE"}';
+    const event = { ...subject, name: 'ImageActivationEvent', digest: 'sha256:aa' } as const;
+    assert.equal(text(event), record('ImageActivationEvent', false, details));
+  });
+
+  it('show a hundred tags of an image at most', () => {
+    const tags = Array.from({ length: 101 }, (_, i) => `v${i}`);
+    const image = { digest: 'sha256:aa', tags, pushedAt: 0, rulePriority: 1 };
+    const { serviceEventDetails } = JSON.parse(renderEvent({ ...run, actions: [image] })) as {
+      serviceEventDetails: {
+        lifecycleEventImageActions: { lifecycleEventImage: { tagStatus: string; tagList: string[] } }[];
+      };
+    };
+    const [shown] = serviceEventDetails.lifecycleEventImageActions;
+    assert.deepEqual(shown?.lifecycleEventImage.tagList, tags.slice(0, 100));
   });
 });

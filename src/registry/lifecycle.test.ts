@@ -6,6 +6,7 @@ import { promisify } from 'node:util';
 import fc from 'fast-check';
 import { findPostgres, type Postgres, startPostgres } from '../../test/postgres.ts';
 import { formatLifecyclePolicy, parseLifecyclePolicy } from '../domain/lifecycle.ts';
+import type { LifecycleServiceEvent, ServiceEvent } from '../lib/cloudtrail.ts';
 import {
   findLifecyclePolicy,
   findPreview,
@@ -48,8 +49,14 @@ async function runJob(
   kind: string,
   { id }: Repository,
   store: Store = t.store,
+  report: (event: ServiceEvent) => void = () => {},
 ): Promise<number | undefined> {
-  const handlers = createLifecycleHandlers({ store, clock: () => t.time.now, flush: t.registry.flush });
+  const handlers = createLifecycleHandlers({
+    store,
+    clock: () => t.time.now,
+    flush: t.registry.flush,
+    report,
+  });
   const claim = { kind, now: t.time.now, leaseMs: 60_000, lease: 'test', limit: 100, attemptsMax: 3 };
   const again = new Map<string, number | undefined>();
   for (const job of (await t.store.transact('job.claim', claim)).claimed) {
@@ -371,6 +378,84 @@ function lifecycleTests(openStore: OpenStore): void {
     t.time.now += DAY;
     await runJob(t, 'image.referrers', repository);
     assert.deepEqual([...(await listImages(t, repository)).keys()], [digestOf(numbered(2))]);
+  });
+
+  /** What a job tells; the digests of its events. */
+  async function told(
+    kind: string,
+    repository: Repository,
+    store = t.store,
+  ): Promise<[LifecycleServiceEvent['name'], acted: string[], failed: string[]][]> {
+    const events: ServiceEvent[] = [];
+    await runJob(t, kind, repository, store, (event) => void events.push(event));
+    return events.map((event) => {
+      assert.ok(event.name !== 'ImageActivationEvent');
+      const digests = (images: readonly { readonly digest: string }[]) => images.map(({ digest }) => digest);
+      return [event.name, digests(event.actions), digests(event.failures)];
+    });
+  }
+
+  test('a run and a preview tell of each image, in parts, and a run that does nothing tells that', async () => {
+    const repository = await prepared();
+    const images = Array.from({ length: 24 }, (_, i) => numbered(i));
+    const digests = images.map((image) => digestOf(image));
+    const signature = numbered(99, {
+      subject: { mediaType: 'a/b', digest: digests[1], size: images[1]?.byteLength },
+    });
+    for (const image of images) await t.registry.images.put(repository, push(image));
+    await t.registry.images.put(repository, push(signature));
+    await t.registry.images.put(repository, push(indexOf([numbered(0)]), ['index']));
+    const [member = '', ...rest] = digests;
+    const acted = [digestOf(signature), ...rest.slice(0, -1)];
+    const start = { address: repository, policy: expireUntagged, preview: repository.id, now: t.time.now };
+    await t.store.transact('lifecycle.startPreview', start);
+    const parts = [acted.slice(0, 10), acted.slice(10, 20), acted.slice(20), []];
+    const expected = (name: string) => parts.map((part) => [name, part, part.length === 0 ? [member] : []]);
+    assert.deepEqual(await told('lifecycle.preview', repository), expected('DryRunEvent'));
+    await putPolicy(repository, expireUntagged);
+    assert.deepEqual(await told('lifecycle', repository), expected('PolicyExecutionEvent'));
+    await t.registry.images.batchDelete(repository, [{ imageTag: 'index' }, { imageDigest: member }]);
+    t.time.now += DAY;
+    assert.deepEqual(await told('lifecycle', repository), [['PolicyExecutionEvent', [], []]]);
+  });
+
+  test('an image that was not acted on is not told of', async () => {
+    const repository = await prepared();
+    for (let i = 0; i < 3; i++) await t.registry.images.put(repository, push(numbered(i)));
+    await putPolicy(repository, expireUntagged);
+    const retag = () => t.registry.images.put(repository, push(numbered(0), ['late']));
+    assert.deepEqual(await told('lifecycle', repository, interrupted(repository, retag)), [
+      ['PolicyExecutionEvent', [digestOf(numbered(1))], []],
+    ]);
+    await t.registry.images.put(repository, push(numbered(5)));
+    await putPolicy(repository, expireUntagged);
+    const remove = () => t.store.transact('lifecycle.delete', { address: repository });
+    assert.deepEqual(await told('lifecycle', repository, interrupted(repository, remove)), []);
+  });
+
+  test('a restore is told of once it is done', async () => {
+    const repository = await prepared();
+    const { account, region, name } = repository;
+    const digest = digestOf(numbered(0));
+    await t.registry.images.put(repository, push(numbered(0)));
+    await archive(repository, digest, 'ARCHIVE');
+    const events: ServiceEvent[] = [];
+    const restore = async () => {
+      await archive(repository, digest, 'STANDARD');
+      t.time.now += DAY;
+    };
+    await restore();
+    await runJob(t, 'image.activate', repository, t.store, (event) => void events.push(event));
+    const resource = `arn:aws:ecr:${region}:${account}:repository/${name}`;
+    assert.deepEqual(events, [
+      { name: 'ImageActivationEvent', repositoryName: name, resource, region, digest },
+    ]);
+    // A push brought it back before.
+    await archive(repository, digest, 'ARCHIVE');
+    await restore();
+    await t.registry.images.put(repository, push(numbered(0), ['v1']));
+    await runJob(t, 'image.activate', repository, t.store, (event) => void events.push(event));
+    assert.equal(events.length, 1);
   });
 
   test('a run that is told to stop stops, and acts on nothing more', async () => {

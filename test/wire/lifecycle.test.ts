@@ -1,10 +1,11 @@
 /** Lifecycle policies, previews and storage classes, called by the AWS SDK over HTTP on the whole server, jobs included. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
+import { setTimeout as delay } from 'node:timers/promises';
 import {
   BatchGetImageCommand,
   CompleteLayerUploadCommand,
@@ -158,6 +159,131 @@ test('preview, waiter, policy and its effect', async () => {
   const removed = await client.send(new DeleteLifecyclePolicyCommand(app));
   assert.equal(removed.lifecyclePolicyText, lifecyclePolicyText);
   assert.deepEqual(removed.lastEvaluatedAt, evaluated);
+});
+
+interface ServiceRecord {
+  readonly eventName: string;
+  readonly eventTime: string;
+  readonly eventID: string;
+  readonly serviceEventDetails: {
+    readonly lifecycleEventPolicy: { readonly policyId: string };
+    readonly lifecycleEventImageActions: readonly { lifecycleEventImage: object; rulePriority: number }[];
+    readonly lifecycleEventFailureDetails: readonly object[];
+  };
+}
+
+/** The service events of a name in the audit log, once there are so many. */
+async function serviceEvents(data: string, name: string, count: number): Promise<ServiceRecord[]> {
+  for (;;) {
+    const text = await readFile(join(data, 'audit', 'audit-00000001.jsonl'), 'utf8');
+    const whole = text.split('\n').slice(0, -1);
+    const records = whole.map((line) => JSON.parse(line) as ServiceRecord);
+    const found = records.filter(({ eventName }) => eventName === name);
+    if (found.length >= count) return found;
+    await delay(20);
+  }
+}
+
+test('the audit log has what a preview would do, what a run did, and what it could not', async () => {
+  await using server = await open(13);
+  const { client, data, manifests } = server;
+  const [member = ''] = manifests;
+  const index = JSON.stringify({
+    schemaVersion: 2,
+    mediaType: 'application/vnd.oci.image.index.v1+json',
+    manifests: [
+      {
+        mediaType: 'application/vnd.oci.image.manifest.v1+json',
+        size: Buffer.byteLength(member),
+        digest: sha256(member),
+      },
+    ],
+  });
+  await client.send(new PutImageCommand({ ...app, imageManifest: index, imageTag: 'list' }));
+  const { imageDetails = [] } = await client.send(new DescribeImagesCommand(app));
+  const images = manifests.map((manifest, i) => ({
+    lifecycleEventImage: {
+      digest: sha256(manifest),
+      tagStatus: 'Tagged',
+      tagList: [`v${i}`],
+      pushedAt: imageDetails.find((each) => each.imageDigest === sha256(manifest))?.imagePushedAt?.getTime(),
+    },
+    rulePriority: 1,
+  }));
+  const text = JSON.stringify({ rules: [{ ...keep(1, 2), description: 'the newest two' }] });
+  const policy = { ...app, lifecyclePolicyText: text };
+  await client.send(new StartLifecyclePolicyPreviewCommand(policy));
+  const previewed = await serviceEvents(data, 'DryRunEvent', 3);
+  await client.send(new PutLifecyclePolicyCommand(policy));
+  const events = await serviceEvents(data, 'PolicyExecutionEvent', 3);
+  const acted = images.slice(1, 12);
+  const failed = {
+    ...images[0],
+    failureCode: 'ImageReferencedByManifestList',
+    failureReason: `Requested image referenced by manifest list: [${sha256(index)}]`,
+  };
+  for (const records of [previewed, events]) {
+    assert.deepEqual(
+      records.map(({ serviceEventDetails: details }) => [
+        details.lifecycleEventImageActions,
+        details.lifecycleEventFailureDetails,
+      ]),
+      [
+        [acted.slice(0, 10), []],
+        [acted.slice(10), []],
+        [[], [failed]],
+      ],
+    );
+    assert.equal(new Set(records.map(({ eventID }) => eventID)).size, 3);
+  }
+  const { eventTime, eventID, serviceEventDetails: details, ...last } = events[2] as ServiceRecord;
+  assert.match(eventTime, /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$/);
+  assert.match(eventID, /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
+  const { policyId } = details.lifecycleEventPolicy;
+  assert.match(policyId, /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/);
+  assert.deepEqual(details.lifecycleEventPolicy, {
+    lifecycleEventRules: [
+      {
+        rulePriority: 1,
+        description: 'the newest two',
+        lifecycleEventSelection: {
+          tagStatus: 'Any',
+          tagPrefixList: [],
+          tagPatternList: [],
+          countType: 'Image count more than',
+          countNumber: 2,
+        },
+        action: 'expire',
+      },
+    ],
+    lastEvaluatedAt: 0,
+    policyVersion: 1,
+    policyId,
+  });
+  const service = 'ecr.amazonaws.com';
+  assert.deepEqual(last, {
+    eventVersion: '1.11',
+    userIdentity: { accountId: '000000000000', invokedBy: service },
+    eventSource: service,
+    eventName: 'PolicyExecutionEvent',
+    awsRegion: 'us-east-1',
+    sourceIPAddress: service,
+    userAgent: service,
+    requestParameters: null,
+    responseElements: null,
+    readOnly: true,
+    resources: [
+      {
+        accountId: '000000000000',
+        type: 'AWS::ECR::Repository',
+        ARN: `arn:aws:ecr:us-east-1:000000000000:repository/${repositoryName}`,
+      },
+    ],
+    eventType: 'AwsServiceEvent',
+    managementEvent: true,
+    recipientAccountId: '000000000000',
+    eventCategory: 'Management',
+  });
 });
 
 test('an archived image is refused on both planes', async () => {
