@@ -84,6 +84,43 @@ export function garbageTests(open: OpenTestRegistry): void {
     assert.equal((await (await t.registry.layers.open(repository, digest))?.bytes())?.toString(), 'layer');
   });
 
+  registryTest('uploaded again while the bytes of the old copy are being deleted', {}, async (t) => {
+    const repository = await t.createRepository('app');
+    const digest = await t.upload(repository, 'layer');
+    t.time.now += LIMITS.blobLeaseMs + LIMITS.trashGraceMs;
+    const deleting = t.another({
+      trashGraceMs: 0,
+      blobs: Object.create(t.blobs, {
+        delete: {
+          value: async (key: string) => {
+            await t.upload(repository, 'layer');
+            await t.blobs.delete(key);
+          },
+        },
+      }) as typeof t.blobs,
+    });
+    assert.deepEqual(await deleting.collectGarbage({ orphans: false }), {
+      ...NOTHING,
+      uploadsExpired: 1,
+      blobsUnlinked: 1,
+      filesDeleted: 1,
+    });
+    assert.equal(await t.files(), 1);
+    assert.equal((await (await t.registry.layers.open(repository, digest))?.bytes())?.toString(), 'layer');
+    await deleting.close();
+  });
+
+  registryTest('a download that has begun goes on to its end', { trashGraceMs: 0 }, async (t) => {
+    const repository = await t.createRepository('app');
+    const bytes = Buffer.alloc(3_000_000, 'layer ');
+    const digest = await t.upload(repository, bytes);
+    const reader = await t.registry.layers.open(repository, digest);
+    t.time.now += LIMITS.blobLeaseMs;
+    assert.equal((await t.registry.collectGarbage({ orphans: false })).filesDeleted, 1);
+    assert.equal(await t.registry.layers.open(repository, digest), undefined);
+    assert.ok((await reader?.bytes())?.equals(bytes));
+  });
+
   registryTest('nothing is left after everything was deleted and collected', {}, async (t) => {
     const one = await t.createRepository('one');
     const two = await t.createRepository('two');
@@ -207,7 +244,7 @@ export function garbageTests(open: OpenTestRegistry): void {
 
   registryTest('much garbage goes although others never stop writing', {}, async (t) => {
     const old = await t.createRepository('old');
-    const texts = Array.from({ length: 240 }, (_, i) => `old ${i}`);
+    const texts = Array.from({ length: 60 }, (_, i) => `old ${i}`);
     for (let at = 0; at < texts.length; at += 8)
       await Promise.all(texts.slice(at, at + 8).map((text) => t.upload(old, text)));
     t.time.now += LIMITS.blobLeaseMs;
@@ -225,9 +262,9 @@ export function garbageTests(open: OpenTestRegistry): void {
     }
   });
 
-  for (const [name, options] of [
-    ['without leases and grace', { blobLeaseMs: 0, trashGraceMs: 0 }],
-    ['with leases', { trashGraceMs: 0 }],
+  for (const [name, pushes, options] of [
+    ['without leases and grace', 100, { blobLeaseMs: 0, trashGraceMs: 0 }],
+    ['with leases', 16, { trashGraceMs: 0 }],
   ] as const) {
     registryTest(`the collector runs during pushes of one base image, ${name}`, options, async (t) => {
       const texts = ['{}', 'base one', 'base two', 'base three'];
@@ -237,7 +274,7 @@ export function garbageTests(open: OpenTestRegistry): void {
       })();
       try {
         await Promise.all(
-          Array.from({ length: 16 }, (_, i) => pushImage(t, `app-${i}`, [...texts, `own ${i}`])),
+          Array.from({ length: pushes }, (_, i) => pushImage(t, `app-${i}`, [...texts, `own ${i}`])),
         );
       } finally {
         pushed.abort();
@@ -246,7 +283,7 @@ export function garbageTests(open: OpenTestRegistry): void {
       await t.checkIntegrity();
       await t.registry.collectGarbage({ orphans: true });
       // Each own layer, and one copy of the base.
-      assert.equal(await t.files(), 16 + texts.length);
+      assert.equal(await t.files(), pushes + texts.length);
     });
   }
 }

@@ -33,9 +33,8 @@ import {
 
 const CLIENTS = 8;
 const SLACK_MS = 60_000;
-const QUIET = (
-  '--gc-interval-ms 100 --blob-lease-ms 0 --trash-grace-ms 0 ' + '--upload-idle-ms 0 --orphan-age-ms 0'
-).split(' ');
+const QUIET =
+  '--gc-interval-ms 100 --blob-lease-ms 0 --trash-grace-ms 0 --upload-idle-ms 0 --orphan-age-ms 0'.split(' ');
 
 export interface Soak {
   readonly events: number;
