@@ -12,6 +12,8 @@ import type { LifecycleServiceEvent, ServiceEvent, ServiceEventImage } from '../
 const EVENT_IMAGES_MAX = 10;
 /** Events after which whoever writes them down may catch up. */
 const BURST_EVENTS = 10;
+/** Rules longer than this are in the first event only. */
+const REPEATED_CHARACTERS_MAX = 4096;
 /** Indexes that a failure names. */
 const INDEXES_NAMED_MAX = 10;
 
@@ -45,18 +47,19 @@ export function createLifecycleReport(
     evaluatedAt,
     rules: parseLifecyclePolicy(about.policy).rules,
   };
+  // WHY: ten thousand events with 30 KiB of policy each, which one preview could cause, would push everything else out of the log.
+  const repeated = about.policy.length > REPEATED_CHARACTERS_MAX ? { ...policy, rules: [] } : policy;
   const subject = {
     name,
     repositoryName: repository.name,
     resource: repositoryArn(repository),
     region: repository.region,
-    policy,
   };
   let told = 0;
   const tell = (images: readonly ReportedImage[]): void => {
-    told++;
     report({
       ...subject,
+      policy: told++ === 0 ? policy : repeated,
       actions: images.filter(({ failure }) => failure === undefined),
       failures: images.flatMap(({ failure, ...image }) => (failure ? [{ ...image, ...failure }] : [])),
     });

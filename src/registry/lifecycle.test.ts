@@ -419,6 +419,25 @@ function lifecycleTests(openStore: OpenStore): void {
     assert.deepEqual(await told('lifecycle', repository), [['PolicyExecutionEvent', [], []]]);
   });
 
+  test('a long policy is told of once', async () => {
+    const repository = await prepared();
+    for (let i = 0; i < 12; i++) await t.registry.images.put(repository, push(numbered(i)));
+    const rulesTold = async (description: string) => {
+      const selection = { tagStatus: 'untagged', countType: 'imageCountMoreThan', countNumber: 1 };
+      const rule = { rulePriority: 1, description, selection, action: { type: 'expire' } };
+      const start = { address: repository, policy: format({ rules: [rule] }), preview: description };
+      await t.store.transact('lifecycle.startPreview', { ...start, now: t.time.now });
+      const counts: number[] = [];
+      await runJob(t, 'lifecycle.preview', repository, t.store, (event) => {
+        assert.ok(event.name === 'DryRunEvent');
+        counts.push(event.policy.rules.length);
+      });
+      return counts;
+    };
+    assert.deepEqual(await rulesTold('short'), [1, 1]);
+    assert.deepEqual(await rulesTold('x'.repeat(4096)), [1, 0]);
+  });
+
   test('an image that was not acted on is not told of', async () => {
     const repository = await prepared();
     for (let i = 0; i < 3; i++) await t.registry.images.put(repository, push(numbered(i)));
