@@ -86,6 +86,16 @@ describe('audit records', () => {
     );
   });
 
+  const readers = ['ecr:ListImages', 'berth:FollowEvents', 'berth:ListDeadEvents', 'berth:ExplainImage'];
+  const writers = ['ecr:PutImage', 'berth:ReplayEvents', 'iam:CreateUser'];
+  for (const [action, readOnly] of [
+    ...readers.map((action) => [action, true] as const),
+    ...writers.map((action) => [action, false] as const),
+  ])
+    it(`say of ${action} that it ${readOnly ? 'only reads' : 'changes something'}`, () => {
+      assert.equal(record({ action })['readOnly'], readOnly);
+    });
+
   const identities: [name: string, principal: AuditedPrincipal | undefined, identity: object][] = [
     [
       'root',

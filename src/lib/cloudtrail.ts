@@ -125,7 +125,7 @@ const AUTHENTICATION =
 
 /** Operations that change nothing. */
 const READ_ONLY =
-  /^(Get|List|Describe|Explain|Batch(Get|Check)|Check|Verify|Preview|Validate|Simulate|Generate)/;
+  /^(Get|List|Describe|Explain|Follow|Batch(Get|Check)|Check|Verify|Preview|Validate|Simulate|Generate)/;
 
 /**
  * Makes the function that renders a call as one record without a line end. INVARIANT: no secret of a request comes in:
