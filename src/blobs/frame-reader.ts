@@ -72,6 +72,9 @@ export interface ReadFrom {
   readonly limits: SharedLimits;
 }
 
+/** Smaller frames need no place among those being sent. */
+const PLACED_BYTES_MIN = 131_072;
+
 /** Reads a range of a sealed blob frame by frame, one frame ahead of the sink when buffers allow. */
 export class FileBlobReader implements BlobReader {
   readonly size: number;
@@ -81,6 +84,8 @@ export class FileBlobReader implements BlobReader {
   #first: Buffer | undefined;
   #used = false;
   #fd: number | undefined;
+  /** gives the place of the frame in hand back */
+  #give: (() => void) | undefined;
 
   private constructor(from: ReadFrom, start: number, end: number, first: Buffer) {
     this.#from = from;
@@ -110,6 +115,7 @@ export class FileBlobReader implements BlobReader {
           try {
             await writer.write(chunk);
             if (writer.copies) release(chunk);
+            this.#give?.();
           } catch (error) {
             await this.#discard(ahead);
             throw error;
@@ -140,6 +146,7 @@ export class FileBlobReader implements BlobReader {
   async close(): Promise<void> {
     this.#used = true;
     this.#first = undefined;
+    this.#give?.();
     const fd = this.#fd;
     this.#fd = undefined;
     if (fd !== undefined) await closeFile(fd);
@@ -154,6 +161,7 @@ export class FileBlobReader implements BlobReader {
     try {
       return await read(first);
     } finally {
+      this.#give?.();
       this.#fd = undefined;
       if (fd !== undefined) await closeFile(fd);
     }
@@ -164,6 +172,8 @@ export class FileBlobReader implements BlobReader {
     const { codec, limits } = this.#from;
     const offset = at - (at % FRAME_BYTES);
     const length = Math.min(FRAME_BYTES, this.size - offset);
+    this.#give?.();
+    this.#give = length < PLACED_BYTES_MIN ? undefined : await limits.sending.take();
     const pool = ahead === undefined ? limits.frames : limits.framesAhead;
     const buffer = ahead === undefined ? await pool.take() : ahead.buffer;
     try {

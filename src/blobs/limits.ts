@@ -112,11 +112,51 @@ export class Gate {
   }
 }
 
+/**
+ * Lets at most `limit` holders have a place at the same time, first come, first served. A place is lost after `holdMs`: who
+ * is slow does not hold up others, however many are.
+ */
+export class Places {
+  readonly #limit: number;
+  readonly #holdMs: number;
+  readonly #waiting: ((give: () => void) => void)[] = [];
+  #taken = 0;
+
+  constructor(limit: number, holdMs: number) {
+    this.#limit = limit;
+    this.#holdMs = holdMs;
+  }
+
+  /** Resolves with what gives the place back; calling it late or again does nothing. */
+  take(): Promise<() => void> {
+    if (this.#taken < this.#limit) {
+      this.#taken += 1;
+      return Promise.resolve(this.#place());
+    }
+    return new Promise((resolve) => this.#waiting.push(resolve));
+  }
+
+  #place(): () => void {
+    let given = false;
+    const give = (): void => {
+      if (given) return;
+      given = true;
+      clearTimeout(timer);
+      const next = this.#waiting.shift();
+      if (next === undefined) this.#taken -= 1;
+      else next(this.#place());
+    };
+    const timer = setTimeout(give, this.#holdMs);
+    timer.unref();
+    return give;
+  }
+}
+
 /** Counts the bytes of writes under way. */
 export class InFlight {
   readonly #bytesMax: number;
   #bytes = 0;
-  #next = Promise.withResolvers<void>();
+  readonly #waiting: (() => void)[] = [];
 
   constructor(bytesMax: number) {
     this.#bytesMax = bytesMax;
@@ -127,9 +167,9 @@ export class InFlight {
     return this.#bytes >= this.#bytesMax;
   }
 
-  /** Resolves when the next write ends. */
+  /** Resolves when a write has ended and it is this one's turn to look again. */
   next(): Promise<void> {
-    return this.#next.promise;
+    return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
   started(bytes: number): void {
@@ -138,10 +178,15 @@ export class InFlight {
 
   ended(bytes: number): void {
     this.#bytes -= bytes;
-    this.#next.resolve();
-    this.#next = Promise.withResolvers<void>();
+    // WHY not all: each that goes on may bring a frame, and together they would be far beyond the bound. Two, because one
+    // may have a client that sends nothing; when no write is left to end, there is nobody else to wake the others.
+    const count = this.#bytes === 0 ? this.#waiting.length : 2;
+    for (const resolve of this.#waiting.splice(0, count)) resolve();
   }
 }
+
+/** A client that takes longer for a frame is slow: 2 MiB/s. */
+const SENDING_MS = 500;
 
 /** What the streams of one store share, so that many of them stay within bounds together. */
 export class SharedLimits {
@@ -153,6 +198,8 @@ export class SharedLimits {
   readonly scans: BufferPool;
   /** Frames read ahead of a client. INVARIANT: apart from `frames`, so that stalled clients cannot hold up others. */
   readonly framesAhead: BufferPool;
+  /** Decrypted frames on their way to clients who take them: those who do not are bounded by the transfers under way. */
+  readonly sending: Places;
   /** WHY: a flush holds one of libuv's four threads, for long on slow disks; one stays free for reads. */
   readonly flushes = new Gate(3);
   /** Image configurations and other small blobs, which every pull reads. */
@@ -165,7 +212,8 @@ export class SharedLimits {
     this.writing = new InFlight(share(16, 4) * FRAME_BYTES);
     this.frames = new BufferPool(frame, share(8, 3));
     this.scans = new BufferPool(frame, share(4, 2));
-    this.framesAhead = new BufferPool(frame, share(16, 2));
+    this.framesAhead = new BufferPool(frame, share(8, 2));
+    this.sending = new Places(share(16, 4), SENDING_MS);
     this.smallBlobs = new SmallBlobCache(share(16, 2) << 20);
   }
 }

@@ -5,7 +5,7 @@
 
 /**
  * What a request holds while it runs. `request`: a moment of CPU and database. `transfer`: buffers, for as long as its client
- * needs. `waiting`: a client that waits for events. `slow`: what began as a request and turned out to wait for its client.
+ * needs. `waiting`: a client that waits for events. `slow`: what began as a request and takes long.
  */
 export type Kind = 'request' | 'transfer' | 'waiting' | 'slow';
 
@@ -171,8 +171,8 @@ export class Admission {
     for (const entry of queue) {
       if (this.#running[kind] >= inFlightMax[kind]) return;
       queue.delete(entry);
-      // Who waited too long is refused when its time is over.
-      if (now - entry.since > patienceMs) continue;
+      // Who waited too long gives way to younger ones and is refused when its time is over.
+      if (now - entry.since > patienceMs && queue.size > 0) continue;
       clearTimeout(entry.timer);
       entry.timer = undefined;
       this.#waiting -= 1;
@@ -190,6 +190,7 @@ export class Admission {
 export class LoopDelay {
   readonly #options: Pick<AdmissionOptions, 'clock' | 'targetMs' | 'calmMs'>;
   #turning = false;
+  #seen = 0;
   #began = 0;
   #ended = 0;
   #lastMs = 0;
@@ -205,11 +206,14 @@ export class LoopDelay {
   isBehind(now: number): boolean {
     const { targetMs, calmMs } = this.#options;
     if (!this.#turning) this.#begin(now);
+    // WHY: with so few it is not requests that keep the loop busy but transfers, which refusing requests would not help.
+    if (++this.#seen <= TURN_REQUESTS_MIN) return false;
     return now - this.#calmAt > calmMs && now - this.#began + this.#beforeMs > targetMs;
   }
 
   #begin(now: number): void {
     this.#turning = true;
+    this.#seen = 0;
     this.#began = now;
     const idle = now - this.#ended > IDLE_MS;
     this.#beforeMs = idle ? 0 : this.#lastMs;
@@ -222,6 +226,9 @@ export class LoopDelay {
     });
   }
 }
+
+/** So many requests are begun in every turn. */
+const TURN_REQUESTS_MIN = 64;
 
 /** A loop that had nothing to do for this long between requests is not behind. */
 const IDLE_MS = 1;

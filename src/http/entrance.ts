@@ -1,12 +1,12 @@
 import type { Admission, Kind, Reason, Ticket } from './admission.ts';
 import type { Exchange } from './exchange.ts';
 
-/** A request that waits for its client after this time is no longer counted among the requests, but among the slow ones. */
+/** A request that is not over after this time is no longer counted among the requests, but among the slow ones. */
 const SLOW_MS = 1000;
 
 /**
- * Takes requests in under {@link Admission} for as long as they last, and moves those away that turn out to wait for their
- * clients, so that clients who send or read slowly take no place from others.
+ * Takes requests in under {@link Admission} for as long as they last, and moves those away that turn out to take long, so that
+ * clients who send or read slowly take no place from others.
  */
 export class Entrance {
   readonly #admission: Admission;
@@ -61,9 +61,12 @@ export class Entrance {
     const now = this.#admission.now;
     for (const [exchange, ticket] of this.#requests) {
       if (now - ticket.since < SLOW_MS) break;
+      if (this.#admission.slowDown(ticket)) {
+        this.#requests.delete(exchange);
+        continue;
+      }
       if (!waitsForClient(exchange)) continue;
       this.#requests.delete(exchange);
-      if (this.#admission.slowDown(ticket)) continue;
       this.#onCut(exchange);
       exchange.request.socket.destroy();
     }

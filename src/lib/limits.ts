@@ -46,10 +46,11 @@ export const LIMITS = {
   idleSocketMs: 60_000,
   /**
    * Connections and, by kind, requests under way at the same time, of one process. A transfer holds up to 1 MiB, so their
-   * number bounds the memory that slow readers can take. Slow: requests that wait for their clients.
+   * number bounds the memory that slow readers can take. Requests: as many as keep one event loop and the disk busy; more
+   * only wait for each other. Slow: those that take longer than a second.
    */
   connectionsMax: 4096,
-  requestsInFlightMax: 512,
+  requestsInFlightMax: 32,
   transfersInFlightMax: 256,
   eventFollowersMax: 256,
   slowRequestsMax: 256,
