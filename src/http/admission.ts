@@ -81,6 +81,7 @@ export class Admission {
   };
   /** when the queue of a kind was last empty */
   readonly #emptyAt: Record<Kind, number>;
+  readonly #strictUntil: Record<Kind, number> = { request: 0, transfer: 0, waiting: 0, slow: 0 };
   #waiting = 0;
 
   constructor(options: AdmissionOptions) {
@@ -167,12 +168,17 @@ export class Admission {
     if (queue.size === 0) return;
     const { clock, inFlightMax, targetMs, calmMs } = this.#options;
     const now = clock();
-    const patienceMs = now - this.#emptyAt[kind] > calmMs ? targetMs : Number.POSITIVE_INFINITY;
+    const strict = now - this.#emptyAt[kind] > calmMs || now < this.#strictUntil[kind];
+    const patienceMs = strict ? targetMs : Number.POSITIVE_INFINITY;
     for (const entry of queue) {
       if (this.#running[kind] >= inFlightMax[kind]) return;
       queue.delete(entry);
       // Who waited too long gives way to younger ones and is refused when its time is over.
-      if (now - entry.since > patienceMs && queue.size > 0) continue;
+      if (now - entry.since > patienceMs && queue.size > 0) {
+        // WHY: refusing empties the queue, which does not mean that there is less to do.
+        this.#strictUntil[kind] = now + STRICT_MS;
+        continue;
+      }
       clearTimeout(entry.timer);
       entry.timer = undefined;
       this.#waiting -= 1;
@@ -226,6 +232,9 @@ export class LoopDelay {
     });
   }
 }
+
+/** How long after a refusal waiting stays short. */
+const STRICT_MS = 5000;
 
 /** So many requests are begun in every turn. */
 const TURN_REQUESTS_MIN = 64;
