@@ -218,9 +218,12 @@ async function readAuthority(path: string): Promise<string | undefined> {
 }
 
 /** @throws ConfigError naming the file */
-export function openGuardrails({ guardrails: path }: Config): Guardrails {
+export function openGuardrails({ guardrails: path, organizationId }: Config): Guardrails {
   try {
-    return compileGuardrails(path === null ? undefined : readGuardrailsFile(path));
+    return compileGuardrails(
+      path === null ? undefined : readGuardrailsFile(path),
+      organizationId || undefined,
+    );
   } catch (error) {
     if (!(error instanceof GuardrailError)) throw error;
     throw new ConfigError(`${path} (guardrails): ${error.message}`);

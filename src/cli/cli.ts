@@ -243,9 +243,9 @@ function addMachines(program: Command, surroundings: Surroundings): void {
   )
     .requiredOption('--role <role>', 'name or ARN of a role that trusts ec2.amazonaws.com')
     .addOption(
-      new Option('--listen <address>', 'an IP address with port; may be repeated (default: 127.0.0.1:1338)')
+      new Option('--listen <address>', 'an IP address with port; may be repeated')
         .argParser(several)
-        .default([], 'none'),
+        .default([], '127.0.0.1:1338'),
     )
     .option('--allow-remote', 'listen also where other machines can ask')
     .option('--instance-id <id>', 'i-...; derived from the machine unless told')

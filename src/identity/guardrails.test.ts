@@ -33,6 +33,19 @@ describe('guardrails', () => {
     assert.equal(compileGuardrails(null).serviceControl('000000000000'), undefined);
   });
 
+  it('are named in denials as policies of the organisation that is set', () => {
+    const arnOf = (organization?: string) =>
+      compileGuardrails({ '*': { 'service-control': [policy('own')] } }, organization)
+        .serviceControl('123456789012')
+        ?.flat()
+        .map(({ arn }) => arn)
+        .at(-1);
+    const arn = (organization: string) =>
+      `arn:aws:organizations::000000000000:policy/${organization}/service_control_policy/own`;
+    assert.equal(arnOf('o-a1b2c3d4e5'), arn('o-a1b2c3d4e5'));
+    assert.equal(arnOf(), arn('o-berth'));
+  });
+
   const cases: readonly [what: string, file: unknown, message: RegExp][] = [
     ['a list', [], /must be a map/],
     ['no account', { production: {} }, /"production" is not an account/],

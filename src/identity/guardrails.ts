@@ -44,18 +44,18 @@ interface Attached {
  * Compiles guardrails from their file, once parsed: a map from account (twelve digits, or `*` for all) to
  * `service-control` and `resource-control`, each a list of `{name, document}`. As in AWS, the policy FullAWSAccess is
  * attached beside the service control policies, which therefore only need to deny; an entry that is the word
- * `detach-full-access` takes it away, and then they must allow as well.
+ * `detach-full-access` takes it away, and then they must allow as well. `organization` is the id in the policies' ARNs.
  *
  * @throws GuardrailError
  */
-export function compileGuardrails(file: unknown): Guardrails {
+export function compileGuardrails(file: unknown, organization = 'o-berth'): Guardrails {
   if (file === null || file === undefined) return NO_GUARDRAILS;
   const levels = new Map<string, Attached>();
   for (const [account, entry] of entriesOf(file, 'the guardrails')) {
     if (account !== '*' && !/^[0-9]{12}$/.test(account)) {
       throw new GuardrailError(`"${account}" is not an account: twelve digits in quotes, or "*"`);
     }
-    levels.set(account, readLevel(account, entry));
+    levels.set(account, readLevel(organization, account, entry));
   }
   const of = (kind: Kind, account: string) => {
     const found = ['*', account].flatMap((level) => {
@@ -77,7 +77,7 @@ function entriesOf(value: unknown, what: string): [string, unknown][] {
   return Object.entries(value);
 }
 
-function readLevel(account: string, entry: unknown): Attached {
+function readLevel(organization: string, account: string, entry: unknown): Attached {
   const level: { [kind in Kind]: readonly NamedPolicy[] | undefined } = {
     'service-control': undefined,
     'resource-control': undefined,
@@ -87,20 +87,25 @@ function readLevel(account: string, entry: unknown): Attached {
       throw new GuardrailError(`"${kind}" of ${account} is unknown: service-control, resource-control`);
     }
     if (!Array.isArray(list)) throw new GuardrailError(`${kind} of ${account} must be a list`);
-    level[kind as Kind] = readPolicies(kind as Kind, account, list);
+    level[kind as Kind] = readPolicies(organization, kind as Kind, account, list);
   }
   return level;
 }
 
-function readPolicies(kind: Kind, account: string, list: readonly unknown[]): NamedPolicy[] {
+function readPolicies(
+  organization: string,
+  kind: Kind,
+  account: string,
+  list: readonly unknown[],
+): NamedPolicy[] {
   const detached = kind === 'service-control' && list.includes('detach-full-access');
   const policies = list
     .filter((each) => !(detached && each === 'detach-full-access'))
-    .map((each) => readPolicy(kind, account, each));
+    .map((each) => readPolicy(organization, kind, account, each));
   return kind === 'service-control' && !detached ? [FULL_ACCESS, ...policies] : policies;
 }
 
-function readPolicy(kind: Kind, account: string, entry: unknown): NamedPolicy {
+function readPolicy(organization: string, kind: Kind, account: string, entry: unknown): NamedPolicy {
   const { name, document, ...rest } = Object.fromEntries(entriesOf(entry, `a policy of ${account}`));
   const [unknown] = Object.keys(rest);
   if (unknown !== undefined)
@@ -118,7 +123,7 @@ function readPolicy(kind: Kind, account: string, entry: unknown): NamedPolicy {
     const owner = account === '*' ? '000000000000' : account;
     return {
       name,
-      arn: `arn:aws:organizations::${owner}:policy/o-berth/${KINDS[kind]}/${name}`,
+      arn: `arn:aws:organizations::${owner}:policy/${organization}/${KINDS[kind]}/${name}`,
       policy,
     };
   } catch (error) {
