@@ -34,24 +34,37 @@ export async function events(config: Config, surroundings: Surroundings, flags: 
   const server = await readServerRecord(config.data);
   await trustOwnAuthority(config.data);
   const ask = createClient(config, surroundings.env, server);
-  const print = (line: object): void => void surroundings.stdout.write(`${JSON.stringify(line)}\n`);
+  const reader = { gone: false };
+  // WHY: a reader that has enough, as `head`, closes the pipe. That is an end and no failure.
+  surroundings.stdout.on('error', (error: NodeJS.ErrnoException) => {
+    if (error.code !== 'EPIPE') throw error;
+    reader.gone = true;
+  });
+  const print = (line: object): void => {
+    if (!reader.gone) surroundings.stdout.write(`${JSON.stringify(line)}\n`);
+  };
   if (flags.replay !== undefined) {
     const query = flags.replay === 'all' ? '' : `?id=${encodeURIComponent(flags.replay)}`;
     print(await ask('POST', `/events/replay${query}`));
   } else if (flags.dead) {
     const { deadLetters } = (await ask('GET', '/events/dead')) as { deadLetters: readonly object[] };
     for (const letter of deadLetters) print(letter);
-  } else await printEvents(ask, print, flags);
+  } else await printEvents(ask, print, reader, flags);
 }
 
 type Ask = (method: 'GET' | 'POST', path: string) => Promise<object>;
 
-async function printEvents(ask: Ask, print: (line: object) => void, flags: EventsFlags): Promise<void> {
+async function printEvents(
+  ask: Ask,
+  print: (line: object) => void,
+  reader: { readonly gone: boolean },
+  flags: EventsFlags,
+): Promise<void> {
   let query = flags.from === undefined ? 'after=0' : `from=${encodeURIComponent(flags.from)}`;
   if (flags.follow && flags.from === undefined) query = '';
   let tries = 0;
   let position: number | undefined;
-  for (;;) {
+  while (!reader.gone) {
     let page: Page;
     try {
       page = (await ask(

@@ -1,10 +1,12 @@
 /** Events over the wire: signed, authorised, resumable; and the command that reads them. */
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
+import { once } from 'node:events';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { text } from 'node:stream/consumers';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
 import { createMain, type Surroundings } from '../../src/cli/cli.ts';
@@ -123,13 +125,16 @@ void describe('events over the wire', () => {
   const command = async (
     ...args: string[]
   ): Promise<{ code: number; out: Record<string, unknown>[]; err: string }> => {
-    const text = { out: '', err: '' };
-    const sink = (name: 'out' | 'err') => ({ write: (chunk: string) => void (text[name] += chunk) });
+    const printed = { out: '', err: '' };
+    const sink = (name: 'out' | 'err') => ({
+      write: (chunk: string) => void (printed[name] += chunk),
+      on: () => undefined,
+    });
     const surroundings = { env: {}, platform: 'linux', stdout: sink('out'), stderr: sink('err') };
     const main = createMain(surroundings as unknown as Surroundings);
     const code = await main.run(['node', 'berth', 'events', '--data', directory, ...args]);
-    const lines = text.out.split('\n').filter((line) => line !== '');
-    return { code, out: lines.map((line) => JSON.parse(line) as Record<string, unknown>), err: text.err };
+    const lines = printed.out.split('\n').filter((line) => line !== '');
+    return { code, out: lines.map((line) => JSON.parse(line) as Record<string, unknown>), err: printed.err };
   };
 
   void test('a push is delivered, listed, and waited for', async () => {
@@ -195,6 +200,17 @@ void describe('events over the wire', () => {
     const wrong = await command('--from', 'nonsense');
     assert.equal(wrong.code, 1);
     assert.match(wrong.err, /^berth: Invalid parameter at 'from'/);
+  });
+
+  void test('berth events ends in peace when its reader has enough', async () => {
+    const child = spawn(process.execPath, [MAIN, 'events', '--data', directory], {
+      stdio: ['ignore', 'pipe', 'pipe'],
+      env: { PATH: process.env['PATH'] },
+    });
+    child.stdout.destroy();
+    const complaints = text(child.stderr);
+    const [code] = (await once(child, 'close')) as [number | null];
+    assert.deepEqual([code, await complaints], [0, '']);
   });
 
   void test('berth events --follow goes on through a restart and misses nothing', async () => {
