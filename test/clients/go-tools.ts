@@ -10,6 +10,7 @@ import { findProgram, run } from './harness.ts';
 /** Packages with their versions. What is built is named after the last part of the package's path. */
 const PACKAGES = {
   conformance: 'github.com/opencontainers/distribution-spec/conformance@v0.0.0-20260831232431-97274622c111',
+  cosign: 'github.com/sigstore/cosign/v2/cmd/cosign@v2.0.0',
   crane: 'github.com/google/go-containerregistry/cmd/crane@v0.22.1',
   oras: 'oras.land/oras/cmd/oras@v1.3.6',
   helm: 'helm.sh/helm/v4/cmd/helm@v4.3.1',
