@@ -211,7 +211,7 @@ export const SETTINGS = {
     read: (value) => (value === '' || /^[\w.~+/=-]{16,512}$/.test(value) ? value : undefined),
   } satisfies Setting<string>,
   'organization-id': {
-    help: 'organisation of all accounts, for aws:PrincipalOrgID in policies',
+    help: 'organisation of all accounts, o- and 10 to 32 small letters and digits, for aws:PrincipalOrgID in policies',
     value: 'o-id',
     fallback: '',
     read: (value) => (/^(o-[a-z0-9]{10,32})?$/.test(value) ? value : undefined),
