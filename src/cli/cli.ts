@@ -31,10 +31,15 @@ export function createMain(surroundings: Surroundings): { run(argv: readonly str
         await createProgram(surroundings).parseAsync(argv);
         return 0;
       } catch (error) {
-        if (error instanceof CommanderError) return error.exitCode;
+        // WHY: the exit codes of these two are answers; 1 would be "denied" or "warnings".
+        const wrongUsage = argv[2] === 'explain' || argv[2] === 'doctor' ? 2 : 1;
+        if (error instanceof CommanderError) {
+          const isUsage = error.code.startsWith('commander.') && error.exitCode !== 0;
+          return isUsage ? wrongUsage : error.exitCode;
+        }
         if (error instanceof ConfigError || error instanceof CommandError) {
           surroundings.stderr.write(`berth: ${error.message}\n`);
-          return error instanceof CommandError ? error.exitCode : 1;
+          return error instanceof CommandError ? error.exitCode : wrongUsage;
         }
         throw error;
       }

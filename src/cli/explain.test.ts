@@ -57,6 +57,19 @@ async function refusedUser(name: string): Promise<{ requestId: string; env: Node
   throw new assert.AssertionError({ message: 'it was allowed' });
 }
 
+test('a question that cannot be read is no denial, and no warning of doctor', async () => {
+  const wrong = [
+    ['explain', 'nope'],
+    ['explain', 'access', 'only-this'],
+    ['explain', 'image', 'a', '--nope'],
+    ['doctor', '--nope'],
+    ['doctor', '--config', '/absent/berth.yaml'],
+  ];
+  for (const argv of wrong) assert.equal((await run(argv)).code, 2, argv.join(' '));
+  assert.equal((await run(['explain', '--help'])).code, 0);
+  assert.equal((await run(['imds'])).code, 1);
+});
+
 test('deny: by request id, or the newest', async () => {
   const { requestId, env } = await refusedUser('dora');
   const arn = `arn:aws:iam::${ACCOUNT}:user/dora`;
