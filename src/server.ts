@@ -365,6 +365,7 @@ function openEntrance(limits: ServerLimits, { onShed }: ServerOptions): Entrance
   const admission = new Admission({
     ...limits,
     clock: () => performance.now(),
+    idleMs: () => performance.eventLoopUtilization().idle,
     inFlightMax: {
       request: requestsInFlightMax,
       transfer: transfersInFlightMax,

@@ -15,6 +15,8 @@ export type Reason = 'queue_full' | 'queue_timeout' | 'overload';
 export interface AdmissionOptions {
   /** monotonic milliseconds */
   readonly clock: () => number;
+  /** milliseconds the event loop has had nothing to do, ever */
+  readonly idleMs: () => number;
   readonly inFlightMax: Readonly<Record<Kind, number>>;
   /** requests that wait, refused ones that were not told yet included */
   readonly queueMax: number;
@@ -194,16 +196,17 @@ export class Admission {
  * overloaded when no turn has been short for a while.
  */
 export class LoopDelay {
-  readonly #options: Pick<AdmissionOptions, 'clock' | 'targetMs' | 'calmMs'>;
+  readonly #options: Pick<AdmissionOptions, 'clock' | 'idleMs' | 'targetMs' | 'calmMs'>;
   #turning = false;
   #seen = 0;
   #began = 0;
   #ended = 0;
   #lastMs = 0;
+  #idleMs = 0;
   #beforeMs = 0;
   #calmAt: number;
 
-  constructor(options: Pick<AdmissionOptions, 'clock' | 'targetMs' | 'calmMs'>) {
+  constructor(options: Pick<AdmissionOptions, 'clock' | 'idleMs' | 'targetMs' | 'calmMs'>) {
     this.#options = options;
     this.#calmAt = options.clock();
   }
@@ -221,7 +224,11 @@ export class LoopDelay {
     this.#turning = true;
     this.#seen = 0;
     this.#began = now;
-    const idle = now - this.#ended > IDLE_MS;
+    const idleMs = this.#options.idleMs();
+    const idle = idleMs - this.#idleMs > IDLE_MS;
+    this.#idleMs = idleMs;
+    // What ran since the last turn's requests were handed out belongs to that turn.
+    if (!idle) this.#lastMs += now - this.#ended;
     this.#beforeMs = idle ? 0 : this.#lastMs;
     if (idle) this.#calmAt = now;
     setImmediate(() => {
