@@ -174,3 +174,12 @@ test('token: in every form people have it, also from standard input', async () =
   assert.equal((await run(['explain', 'token', 'eyabc'])).code, 1);
   assert.equal((await run(['explain', 'token', '-'], { stdin: '' })).code, 2);
 });
+
+test('berth imds does not start with a role that it does not get', async () => {
+  const { code, err } = await run(['imds', '--role', 'absent', '--listen', '127.0.0.1:0']);
+  assert.equal(code, 1);
+  assert.equal(
+    err,
+    `berth: AccessDeniedException: ec2.amazonaws.com is not authorized to perform: sts:AssumeRole on resource: arn:aws:iam::${ACCOUNT}:role/absent\n`,
+  );
+});

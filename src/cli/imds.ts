@@ -45,18 +45,18 @@ export async function imds(config: Config, surroundings: Surroundings, flags: Im
   const { region } = client;
   const role = readRole(flags.role, account);
   const note = (text: string): void => void surroundings.stderr.write(`berth imds: ${text}\n`);
-  const credentials = createRoleCredentials({
-    assume: () =>
-      takeRole(config, surroundings, {
-        roleArn: role.arn,
-        serviceName: 'ec2.amazonaws.com',
-        sessionName: instanceId,
-        sourceArn: `arn:aws:ec2:${region}:${account}:instance/${instanceId}`,
-        ...(durationSeconds !== undefined && { durationSeconds }),
-      }),
-    clock: Date.now,
-    onTrouble: note,
-  });
+  const assume = () =>
+    takeRole(config, surroundings, {
+      roleArn: role.arn,
+      serviceName: 'ec2.amazonaws.com',
+      sessionName: instanceId,
+      sourceArn: `arn:aws:ec2:${region}:${account}:instance/${instanceId}`,
+      ...(durationSeconds !== undefined && { durationSeconds }),
+    });
+  // A role that cannot be taken is told now, not by the first client; one that is lost later is told to clients, as EC2 does.
+  const first = await assume();
+  if (first.kind === 'refused') throw new CommandError(first.reason);
+  const credentials = createRoleCredentials({ assume, clock: Date.now, onTrouble: note });
   const handler = createInstanceMetadata({
     facts: {
       ...factsOfMachine(),
@@ -81,8 +81,6 @@ export async function imds(config: Config, surroundings: Surroundings, flags: Im
     await Promise.all(listening.map(async (it) => await it.close()));
     throw new CommandError(`cannot listen: ${(error as Error).message}`);
   }
-  // A role that cannot be taken is told now, not by the first client.
-  await credentials.read();
   surroundings.stdout.write(
     flags.json
       ? `${JSON.stringify({ endpoints: listening.map(({ endpoint }) => endpoint), instanceId, roleArn: role.arn, pid: surroundings.pid })}\n`

@@ -54,7 +54,7 @@ export class Entrance {
     exchange.onEarlyAnswer = release;
     if (ticket.kind !== 'request') return;
     this.#requests.set(exchange, ticket);
-    this.#timer ??= setTimeout(() => this.#sweep(), SLOW_MS).unref();
+    if (this.#timer === undefined) this.#timer = setTimeout(() => this.#sweep(), SLOW_MS).unref();
   }
 
   #sweep(): void {

@@ -46,11 +46,11 @@ export const LIMITS = {
   idleSocketMs: 60_000,
   /**
    * Connections and, by kind, requests under way at the same time, of one process. A transfer holds up to 1 MiB, so their
-   * number bounds the memory that slow readers can take. Requests: as many as keep one event loop and the disk busy; more
-   * only wait for each other. Slow: those that take longer than a second.
+   * number bounds the memory that slow readers can take. Requests: several times what keeps one event loop and the disk
+   * busy, so that a pause of the disk refuses nobody. Slow: those that take longer than a second.
    */
   connectionsMax: 4096,
-  requestsInFlightMax: 32,
+  requestsInFlightMax: 256,
   transfersInFlightMax: 256,
   eventFollowersMax: 256,
   slowRequestsMax: 256,
@@ -58,7 +58,7 @@ export const LIMITS = {
   pipelinedMax: 64,
   /** Requests that wait to begin, how long at most, and what is too long while there is constantly too much to do. */
   admissionQueueMax: 4096,
-  admissionQueueMs: 500,
+  admissionQueueMs: 2000,
   admissionTargetMs: 5,
   admissionCalmMs: 100,
   /** The head of a request. */
