@@ -32,7 +32,13 @@ export function run(args) {
   // One arena per thread of the pool would keep memory that streams have freed; so would any arena with their large buffers.
   // Compiled sources are kept between starts: half the time until the server answers.
   const cache = fileURLToPath(new URL('../node_modules/.cache/node', import.meta.url));
-  const env = { UV_THREADPOOL_SIZE: '16', MALLOC_ARENA_MAX: '2', MALLOC_MMAP_THRESHOLD_: '524288', NODE_COMPILE_CACHE: cache, ...process.env };
+  const env = {
+    UV_THREADPOOL_SIZE: '16',
+    MALLOC_ARENA_MAX: '2',
+    MALLOC_MMAP_THRESHOLD_: '524288',
+    NODE_COMPILE_CACHE: cache,
+    ...process.env,
+  };
   const child = spawn(findNode(), args, { stdio: 'inherit', env });
   for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
     process.on(signal, () => child.kill(signal));

@@ -101,7 +101,18 @@ export async function start(config: Config, surroundings: Surroundings): Promise
       measure: async () => (await workers?.measure()) ?? { serving: [], gone: noCounts() },
       restarts: () => ({ worker: workers?.restarts ?? 0, writer: writersLost }),
     });
-    const options = { config, log, clock, store, ring, observation, guardrails, buckets, threads, publishes: true };
+    const options = {
+      config,
+      log,
+      clock,
+      store,
+      ring,
+      observation,
+      guardrails,
+      buckets,
+      threads,
+      publishes: true,
+    };
     const serving = await createServing(options);
     const { registry, events, uri } = serving;
     const flush = async (): Promise<void> => {

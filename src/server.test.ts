@@ -153,7 +153,10 @@ describe('readiness and defects', () => {
   it('is not ready while writes cannot be taken', async () => {
     const { server } = await listen({ ready: () => Promise.reject(new Error('gone')) });
     const answer = await ask(server.port, { path: '/readyz' });
-    assert.deepEqual([answer.status, answer.body], [503, 'the database or the storage does not take writes\n']);
+    assert.deepEqual(
+      [answer.status, answer.body],
+      [503, 'the database or the storage does not take writes\n'],
+    );
     assert.equal((await ask(server.port, { path: '/healthz' })).status, 200);
     await server.drain();
   });
