@@ -18,6 +18,16 @@ interface BlobRow {
   readonly leased_until: number;
 }
 
+/** A blob that is asked for to be read. */
+interface ReadRow extends BlobRow {
+  /** 1 when images need it and all of them are archived: then it can be read no more than they (ecr-api.md §11) */
+  readonly archived: number;
+}
+
+const IMAGE_OF = `select 1 from image_blob n
+       join image i on i.repository_id = n.repository_id and i.digest = n.image_digest
+       where n.repository_id = b.repository_id and n.blob_digest = b.digest`;
+
 type FindBlob = (repositoryId: string, digest: string) => Promise<readonly BlobRow[]>;
 
 export function createLayers(context: RegistryContext, findRepository: FindRepository): Layers {
@@ -26,12 +36,24 @@ export function createLayers(context: RegistryContext, findRepository: FindRepos
     'select storage_key, size, leased_until from repository_blob where repository_id = ? and digest = ?',
     'keep',
   );
+  // WHY case: it asks for archived images only when there is no other, of which one is found soon.
+  const findToRead = store.prepare<ReadRow>(
+    `select b.storage_key, b.size, b.leased_until,
+       case when exists (${IMAGE_OF} and i.status is null) then 0
+            when exists (${IMAGE_OF} and i.status is not null) then 1 else 0 end as archived
+     from repository_blob b where b.repository_id = ? and b.digest = ?`,
+    'keep',
+  );
+  const findReadable: FindBlob = async (repositoryId, digest) => {
+    const rows = await findToRead(repositoryId, digest);
+    return rows[0]?.archived === 1 ? [] : rows;
+  };
   const resolve = prepareResolve(store, 'blob_alias');
   return {
     resolve: async (repository, digest) => (await resolve(repository.id, digest)) as Digest | undefined,
     stat: (repository, digest) => stat(context, findBlob, repository, digest),
     availability: (repository, digests) => availability(context, repository, digests),
-    open: (repository, digest, start, end) => open(context, findBlob, repository, digest, start, end),
+    open: (repository, digest, start, end) => open(context, findReadable, repository, digest, start, end),
     mount: (target, source, digest) =>
       retryBrokenReference(() =>
         store.transact('blob.mount', {

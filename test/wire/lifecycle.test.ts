@@ -304,9 +304,10 @@ test('an archived image is refused on both planes', async () => {
   const headers = { authorization: `Basic ${authorizationData[0]?.authorizationToken}` };
   const url = `${berth.endpoint}/v2/${repositoryName}`;
   const statuses = [];
-  for (const path of ['manifests/v0', `manifests/${sha256(manifests[0] ?? '')}`, 'manifests/v1'])
-    statuses.push((await fetch(`${url}/${path}`, { headers })).status);
-  assert.deepEqual(statuses, [404, 404, 200]);
+  const config = `blobs/${sha256('{}')}`;
+  const paths = ['manifests/v0', `manifests/${sha256(manifests[0] ?? '')}`, 'manifests/v1', config];
+  for (const path of paths) statuses.push((await fetch(`${url}/${path}`, { headers })).status);
+  assert.deepEqual(statuses, [404, 404, 200, 200]);
   assert.deepEqual(await (await fetch(`${url}/tags/list`, { headers })).json(), {
     name: repositoryName,
     tags: ['v1'],
@@ -321,6 +322,11 @@ test('an archived image is refused on both planes', async () => {
     ]),
     [['ARCHIVED', true]],
   );
+  // Content that only archived images need is read no more than they; a push may still rely on it.
+  const other = { ...app, imageId: { imageTag: 'v1' } };
+  await client.send(new UpdateImageStorageClassCommand({ ...other, targetStorageClass: 'ARCHIVE' }));
+  assert.equal((await fetch(`${url}/${config}`, { headers })).status, 404);
+  assert.equal((await fetch(`${url}/${config}`, { headers, method: 'HEAD' })).status, 200);
   const restore = new UpdateImageStorageClassCommand({ ...app, imageId, targetStorageClass: 'STANDARD' });
   assert.equal((await client.send(restore)).imageStatus, 'ACTIVATING');
   await assert.rejects(
