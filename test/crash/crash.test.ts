@@ -37,8 +37,8 @@ import {
   type Memory,
 } from './client.ts';
 
-/** CRASHES are those of points.test.ts; at random it is some more, under concurrent clients. */
-const CRASHES = Math.ceil(Number(process.env['CRASHES'] ?? 1000) * 0.06);
+/** A part of CRASHES (points.test.ts): at random moments, under concurrent clients. */
+const CRASHES = Math.ceil(Number(process.env['CRASHES'] ?? 1000) * 0.045);
 const SEED = Number(process.env['CRASH_SEED'] ?? 20_261_124);
 const WORKERS = 4;
 /** A life ends after a random number of answers. */
