@@ -53,9 +53,6 @@ export async function imds(config: Config, surroundings: Surroundings, flags: Im
       sourceArn: `arn:aws:ec2:${region}:${account}:instance/${instanceId}`,
       ...(durationSeconds !== undefined && { durationSeconds }),
     });
-  // A role that cannot be taken is told now, not by the first client; one that is lost later is told to clients, as EC2 does.
-  const first = await assume();
-  if (first.kind === 'refused') throw new CommandError(first.reason);
   const credentials = createRoleCredentials({ assume, clock: Date.now, onTrouble: note });
   const handler = createInstanceMetadata({
     facts: {
@@ -80,6 +77,12 @@ export async function imds(config: Config, surroundings: Surroundings, flags: Im
   } catch (error) {
     await Promise.all(listening.map(async (it) => await it.close()));
     throw new CommandError(`cannot listen: ${(error as Error).message}`);
+  }
+  // A role that cannot be taken is told now, not by the first client; one that is lost later is told to clients, as EC2 does.
+  const first = await assume();
+  if (first.kind === 'refused') {
+    await Promise.all(listening.map(async (it) => await it.close()));
+    throw new CommandError(first.reason);
   }
   surroundings.stdout.write(
     flags.json
