@@ -1,7 +1,8 @@
 /**
  * `npm run bench`: Berth beside Debian's docker-registry, in one run on one machine, with rounds that alternate between
  * the two. Prints a table with the ratios of the budget and writes all samples to `.bench/`. `--quick` is a short run
- * that shows whether everything works; `--rows text` runs only rows whose name contains it; `--peers` adds Distribution 3,
+ * that shows whether everything works; `--rows text` runs only rows whose name contains it
+ * (otherwise the decisions of the policy engine follow, bench/decisions.ts); `--peers` adds Distribution 3,
  * built by Go the first time.
  *
  * Berth authenticates and authorises every request and encrypts at rest; docker-registry does neither.
@@ -10,7 +11,7 @@ import { createHash } from 'node:crypto';
 import { mkdir, open, rm, writeFile } from 'node:fs/promises';
 import { cpus, release, totalmem } from 'node:os';
 import { join } from 'node:path';
-import { makePlace, missing, readMemory, ROOT, run, type Environment } from '../test/clients/harness.ts';
+import { makePlace, missing, ok, readMemory, ROOT, run, type Environment } from '../test/clients/harness.ts';
 import { digestOf, makeImage, OCI_MANIFEST, seededBytes } from '../test/clients/image.ts';
 import { abHead, CONNECTIONS, curlGet, curlPut, measure, wrk, type Sample } from './load.ts';
 import {
@@ -24,6 +25,7 @@ import {
   type Target,
 } from './targets.ts';
 
+const DECISIONS = join(ROOT, 'bench', 'decisions.ts');
 const MIB = 1024 * 1024;
 const quick = process.argv.includes('--quick');
 const peers = process.argv.includes('--peers');
@@ -92,6 +94,8 @@ async function main(): Promise<void> {
     }
     const peak = await memoryOf(targets, 'VmHWM');
     await report(targets, results, { idle, peak });
+    // WHY a process of its own: it measures the engine alone, with nothing else in the heap.
+    if (wanted === undefined) print(`\n${await ok([process.execPath, DECISIONS], place)}`);
   } finally {
     for (const target of targets) await target.stop();
     await place.remove();
