@@ -20,6 +20,16 @@ const PACKAGES = {
 
 export type GoTool = keyof typeof PACKAGES;
 
+/** What tests need, the longest build first; `registry` is for the benchmark only. */
+export const TESTED_GO_TOOLS: readonly GoTool[] = [
+  'cosign',
+  'helm',
+  'oras',
+  'regctl',
+  'crane',
+  'conformance',
+];
+
 const GO_MINOR_MIN = 24;
 const BUILD_MS_MAX = 15 * 60_000;
 
