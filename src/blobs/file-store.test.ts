@@ -98,6 +98,21 @@ describe('blob files: probe', () => {
 });
 
 describe('blob files: damage', () => {
+  it('an upload whose header a loss of power took is gone while nothing of it was acknowledged', async () => {
+    for (const left of [0, 100, 1023]) {
+      await withPlace(async ({ store, reopen, path }) => {
+        const key = newKey();
+        await store.create(key, 'default');
+        await truncate(path(key), left);
+        const restarted = await reopen();
+        const append = (offset: number) =>
+          restarted.append(key, offset, Readable.from([Buffer.from('more')]), MAX);
+        await assert.rejects(append(0), BlobNotFoundError);
+        await assert.rejects(append(4), BlobCorruptError);
+      });
+    }
+  });
+
   const large = randomBytes(2 * MIB + 5000);
   const regions: { what: string; at: number }[] = [
     { what: 'magic', at: 0 },

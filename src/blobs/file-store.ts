@@ -134,7 +134,10 @@ class FileBlobStore implements BlobStore {
     return await this.#alone(key, async (cancelled) => {
       const fd = await openExisting(path, constants.O_RDWR, key);
       try {
-        const upload = await this.#uploadAt(fd, key, offset);
+        const upload = await this.#uploadAt(fd, key, offset).catch((error: unknown) => {
+          // WHY: an upload becomes durable with its first bytes; a loss of power before may leave a name without its header.
+          throw offset === 0 && error instanceof BlobCorruptError ? new BlobNotFoundError(key) : error;
+        });
         const signals = options.signal === undefined ? [cancelled] : [cancelled, options.signal];
         const next = await this.#extend(fd, key, upload, (writer) =>
           pump(source, writer, { maxBytes: options.maxBytes, signals }),
