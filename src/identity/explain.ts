@@ -7,6 +7,7 @@ import { Fault } from '../domain/faults.ts';
 import type * as berth from '../model/berth-types.ts';
 import type { Operation } from '../protocol/protocol.ts';
 import type { StsServices } from './sts-sessions.ts';
+import { readAction } from './actions.ts';
 import { readDenial } from './denials.ts';
 import { ownSideOf, recordDecision, showDecision } from './explain-decisions.ts';
 import { explainImage } from './explain-image.ts';
@@ -76,7 +77,8 @@ function explainAccess({
       return [{ action: 'berth:ExplainAccess', resource: foreign ? resourceArn : principalArn }];
     },
     async run(input, context) {
-      const { principalArn, action, resourceArn } = input;
+      const { principalArn, resourceArn } = input;
+      const action = readAction(input.action);
       const { account } = context.caller;
       const named = readSubjectArn(principalArn);
       const foreignPrincipal = isForeign(named.account, resourceArn, account);

@@ -417,6 +417,15 @@ test('access of users and roles is explained by the engine that decides', async 
     (await refused(explainAccess(admin, absent))).message,
     'NoSuchEntity: The user with name absent cannot be found.',
   );
+  for (const action of ['ecr:BatchGetImages', 's3:GetObject']) {
+    const slip = { ...asked, principalArn: userArn('admin'), action };
+    assert.equal(
+      (await refused(explainAccess(admin, slip))).message,
+      `ValidationException: ${action} is no action of ecr, iam, sts or berth.`,
+    );
+  }
+  const lower = { ...asked, principalArn: userArn('admin'), action: 'ecr:batchgetimage' };
+  assert.equal((await explainAccess(admin, lower)).action, 'ecr:BatchGetImage');
   const group = { ...asked, principalArn: `arn:aws:iam::${ACCOUNT}:group/all` };
   assert.equal(
     (await refused(explainAccess(admin, group))).message,
