@@ -15,6 +15,7 @@ import {
   compileGuardrails,
   createIdentity,
   createIssuerFetch,
+  createIssuers,
   GuardrailError,
   iamOperations,
   stsOperations,
@@ -116,6 +117,7 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
   const throttle = createThrottle(config, buckets, clock);
   const acceptsRegion = acceptedRegions(config);
   const verify = createVerifier({ keys: identity, clock, acceptsRegion, onKeyUse: identity.recordKeyUse });
+  const issuers = createIssuers(createIssuerFetch(config.issuerHosts));
   const doors: Doors = {
     oci: createOciDoor({ registry, identity, clock, isRegion: acceptsRegion, throttle, onError }),
     download: downloads.serve,
@@ -134,14 +136,14 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
         store,
         keys: ring,
         identity,
-        fetchIssuer: createIssuerFetch(config.issuerHosts),
+        issuers,
       }),
       berth: {
         ...berthOperations({
           store,
           keys: ring,
           identity,
-          fetchIssuer: createIssuerFetch(config.issuerHosts),
+          issuers,
           scopeOfHost: (host) => scopeOfHost(host, acceptsRegion),
         }),
         ...createExplainLifecycle({ store, registry, ring }),

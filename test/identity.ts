@@ -12,6 +12,7 @@ import type { Store } from '../src/store/store.ts';
 import { findPostgres, startPostgres } from './postgres.ts';
 import type { Postgres } from './postgres.ts';
 import {
+  createIssuers,
   bootstrap,
   createIdentity,
   iamOperations,
@@ -31,7 +32,7 @@ export interface Fixture {
   readonly store: Store;
   readonly keys: KeyRing;
   readonly identity: Identity;
-  readonly fetchIssuer: IssuerFetch;
+  readonly issuers: ReturnType<typeof createIssuers>;
   readonly admin: Credentials;
   /** IAM's and STS's operations */
   readonly table: OperationTable<Principal>;
@@ -74,7 +75,8 @@ export async function openFixture(
   const made = await bootstrap({ store, keys, account: ACCOUNT, now: NOW, rootKey: ROOT });
   if (made === undefined) throw new Error('the store was not empty');
   const identity = createIdentity({ store, keys, guardrails });
-  const services = { store, keys, identity, guardrails, fetchIssuer };
+  const issuers = createIssuers(fetchIssuer);
+  const services = { store, keys, identity, guardrails, issuers };
   const table = { ...iamOperations(services), ...stsOperations(services) };
   const admin = made.adminKey;
 
@@ -96,7 +98,7 @@ export async function openFixture(
     store,
     keys,
     identity,
-    fetchIssuer,
+    issuers,
     admin,
     table,
     call,

@@ -31,6 +31,7 @@ export type { Guardrails } from './guardrails.ts';
 export { iamOperations } from './iam.ts';
 export { createIssuerFetch, IssuerError } from './issuer-fetch.ts';
 export type { IssuerFetch } from './issuer-fetch.ts';
+export { createIssuers } from './issuers.ts';
 export type { Session } from './sessions.ts';
 export { stsOperations } from './sts.ts';
 export type { RegistryRules } from './registries.ts';

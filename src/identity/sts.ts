@@ -9,8 +9,6 @@ import { findAccessKey } from '../store/store.ts';
 import { federatedUserArn } from './arns.ts';
 import { notBuiltOperations } from './iam.ts';
 import type { Principal } from './identity.ts';
-import { createIssuers } from './issuers.ts';
-import type { IssuerFetch } from './issuer-fetch.ts';
 import { newSession } from './sessions.ts';
 import type { Session } from './sessions.ts';
 import { assumeRole } from './sts-assume-role.ts';
@@ -154,11 +152,8 @@ function decodeAuthorizationMessage(): Op<
   };
 }
 
-/** All operations of the STS model. `fetchIssuer` asks token issuers for their keys. */
-export function stsOperations(
-  options: Omit<StsServices, 'issuers'> & { readonly fetchIssuer: IssuerFetch },
-): OperationTable<Principal> {
-  const services: StsServices = { ...options, issuers: createIssuers(options.fetchIssuer) };
+/** All operations of the STS model. */
+export function stsOperations(services: StsServices): OperationTable<Principal> {
   const built = {
     AssumeRole: assumeRole(services),
     AssumeRoleWithWebIdentity: assumeRoleWithWebIdentity(services),
