@@ -9,9 +9,9 @@ import { createSecretKey } from 'node:crypto';
 import { existsSync, readFileSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { pathToFileURL } from 'node:url';
-import { createEcrOperations } from '../src/ecr/ecr.ts';
-import { iamOperations, stsOperations } from '../src/identity/identity.ts';
-import { ecrModel, iamModel, stsModel, type ServiceModel } from '../src/model/service-model.ts';
+import { createEcrOperations, createExplainLifecycle } from '../src/ecr/ecr.ts';
+import { berthOperations, iamOperations, stsOperations } from '../src/identity/identity.ts';
+import { berthModel, ecrModel, iamModel, stsModel, type ServiceModel } from '../src/model/service-model.ts';
 
 export interface CompatibilityService {
   /** as users call it, e.g. `Amazon ECR` */
@@ -32,12 +32,16 @@ export function renderCompatibility(services: readonly CompatibilityService[]): 
     const names = Object.keys(model.operations).toSorted();
     const built = names.filter((operation) => reasonOf(table[operation]) === undefined);
     const { package: source, version, overlay } = model.source;
+    const described =
+      source === 'berth'
+        ? 'written by hand in `src/model/berth.json`'
+        : `as described by ${source} ${version}`;
     const rows = names.map((operation) => {
       const reason = reasonOf(table[operation]);
       return `| \`${operation}\` | ${reason === undefined ? 'yes' : 'no'} | ${escapeCell(reason ?? '')} |\n`;
     });
     parts.push(
-      `\n## ${name}\n\nAPI version ${model.metadata.apiVersion} as described by ${source} ${version}` +
+      `\n## ${name}\n\nAPI version ${model.metadata.apiVersion} ${described}` +
         `${overlay === undefined ? '' : ` and \`src/model/${overlay}\``}. ${built.length} of ${names.length} ` +
         `operations.\n\n| operation | built | why not |\n|---|---|---|\n${rows.join('')}`,
     );
@@ -61,11 +65,17 @@ function escapeCell(text: string): string {
  */
 function loadServices(): readonly CompatibilityService[] {
   const ring = { derive: () => createSecretKey(Buffer.alloc(32)) };
-  const services = { ring, registry: {}, store: {}, identity: {}, blobs: {} } as never;
+  const store = { prepare: () => undefined };
+  const services = { ring, registry: {}, store, identity: {}, blobs: {} } as never;
   return [
     { name: 'Amazon ECR', model: ecrModel, table: createEcrOperations(services) },
     { name: 'IAM', model: iamModel, table: iamOperations(services) },
     { name: 'STS', model: stsModel, table: stsOperations(services) },
+    {
+      name: "Berth's own",
+      model: berthModel,
+      table: { ...berthOperations(services), ...createExplainLifecycle(services) },
+    },
   ];
 }
 

@@ -242,27 +242,30 @@ describe('names of registries', () => {
       const directory = await mkdtemp(join(tmpdir(), 'berth-names-'));
       const flags = template === undefined ? [] : ['--registry-host', template];
       const server = await startBerth({ data: join(directory, 'data'), flags, ...(tls && { tls: flags }) });
-      const scheme = tls ? 'https' : 'http';
-      const admin = await readAdmin(server.data);
-      assert.equal(server.registry, host(server.port));
-      assert.equal(new URL(server.endpoint).protocol, `${scheme}:`);
-      const created = await callEcr(server, admin, 'CreateRepository', { repositoryName: 'team/app' });
-      const { repository } = JSON.parse(created.text) as { repository: { repositoryUri: string } };
-      assert.equal(repository.repositoryUri, `${host(server.port)}/team/app`);
-      const token = JSON.parse((await callEcr(server, admin, 'GetAuthorizationToken')).text) as {
-        authorizationData: { proxyEndpoint: string }[];
-      };
-      assert.equal(token.authorizationData[0]?.proxyEndpoint, `${scheme}://${host(server.port)}`);
-      assert.equal((await callQuery(server, admin, 'sts', { Action: 'GetCallerIdentity' })).status, 200);
-      assert.equal((await fetch(`${server.endpoint}/ca.pem`)).status, tls ? 200 : 404);
-      // the commands beside it trust the CA, and tell AWS tools to
-      const { data } = server;
-      const variables = JSON.parse(berth('env', '--json', '--data', data).output) as Record<string, string>;
-      assert.equal(variables['AWS_CA_BUNDLE'], tls ? authorityFile(data) : undefined);
-      const events = berth('events', '--data', data);
-      assert.equal(events.status, 0, events.output);
-      await stopBerth(server);
-      await rm(directory, { recursive: true });
+      try {
+        const scheme = tls ? 'https' : 'http';
+        const admin = await readAdmin(server.data);
+        assert.equal(server.registry, host(server.port));
+        assert.equal(new URL(server.endpoint).protocol, `${scheme}:`);
+        const created = await callEcr(server, admin, 'CreateRepository', { repositoryName: 'team/app' });
+        const { repository } = JSON.parse(created.text) as { repository: { repositoryUri: string } };
+        assert.equal(repository.repositoryUri, `${host(server.port)}/team/app`);
+        const token = JSON.parse((await callEcr(server, admin, 'GetAuthorizationToken')).text) as {
+          authorizationData: { proxyEndpoint: string }[];
+        };
+        assert.equal(token.authorizationData[0]?.proxyEndpoint, `${scheme}://${host(server.port)}`);
+        assert.equal((await callQuery(server, admin, 'sts', { Action: 'GetCallerIdentity' })).status, 200);
+        assert.equal((await fetch(`${server.endpoint}/ca.pem`)).status, tls ? 200 : 404);
+        // the commands beside it trust the CA, and tell AWS tools to
+        const { data } = server;
+        const variables = JSON.parse(berth('env', '--json', '--data', data).output) as Record<string, string>;
+        assert.equal(variables['AWS_CA_BUNDLE'], tls ? authorityFile(data) : undefined);
+        const events = berth('events', '--data', data);
+        assert.equal(events.status, 0, events.output);
+      } finally {
+        await stopBerth(server);
+        await rm(directory, { recursive: true });
+      }
     });
   }
 });
