@@ -214,7 +214,10 @@ async function checkReady(store: Store, registry: Registry): Promise<void> {
 
 /** The certificates in the file, and nothing else that may be in it; `undefined` when there are none. */
 async function readAuthority(path: string): Promise<string | undefined> {
-  const text = await readFile(path, 'utf8').catch(() => '');
+  const text = await readFile(path, 'utf8').catch((error: unknown) => {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return '';
+    throw error;
+  });
   const certificates = text.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g);
   return certificates === null ? undefined : `${certificates.join('\n')}\n`;
 }
