@@ -90,6 +90,7 @@ export const FAULTS = {
   TagInvalid: entry(['TAG_INVALID', 400], validation),
   SizeInvalid: entry(['SIZE_INVALID', 400], validation),
   RangeInvalid: entry(['RANGE_INVALID', 416], validation),
+  PreconditionFailed: entry(['PRECONDITION_FAILED', 412], validation),
   PaginationNumberInvalid: entry(['PAGINATION_NUMBER_INVALID', 400], validation),
   RouteUnknown: entry(['UNSUPPORTED', 404], validation),
   MethodNotAllowed: entry(unsupported, validation),

@@ -3,7 +3,7 @@
  * an hour, so nobody has to sign the request, and a signature that is sent along is not looked at.
  */
 import { createHmac, timingSafeEqual, type KeyObject } from 'node:crypto';
-import { parseRange, watchSending, type Exchange } from '../http/http.ts';
+import { evaluateConditions, selectRange, watchSending, type Exchange } from '../http/http.ts';
 import type { BlobReader } from '../blobs/blobs.ts';
 import { KeyUnavailableError } from '../lib/keyring.ts';
 import { LIMITS } from '../lib/limits.ts';
@@ -44,6 +44,11 @@ type Refusal = readonly [status: number, code: string, message: string];
 const FORGED: Refusal = [403, 'SignatureDoesNotMatch', 'The signature of this URL is not valid.'];
 const EXPIRED: Refusal = [403, 'AccessDenied', 'Request has expired'];
 const MISSING: Refusal = [404, 'NoSuchKey', 'The layer does not exist.'];
+const FAILED: Refusal = [
+  412,
+  'PreconditionFailed',
+  'At least one of the pre-conditions you specified did not hold',
+];
 const UNREADABLE: Refusal = [400, 'KMS.NotFoundException', 'The key of this layer is not available.'];
 
 export function createDownloads({ registry, key, clock }: DownloadOptions): Downloads {
@@ -99,7 +104,16 @@ async function sendLayer(registry: Registry, grant: Grant, exchange: Exchange): 
     refuse(exchange, MISSING);
     return;
   }
-  const range = parseRange(exchange.header('range'), layer.size);
+  const outcome = evaluateConditions(exchange, digest);
+  if (outcome === 'failed') {
+    refuse(exchange, FAILED);
+    return;
+  }
+  if (outcome === 'unmodified') {
+    exchange.send(304, { ETag: `"${digest}"` });
+    return;
+  }
+  const range = selectRange(exchange, digest, layer.size);
   if (range === 'unsatisfiable') {
     const message = 'The requested range is not satisfiable';
     refuse(exchange, [416, 'InvalidRange', message], { 'Content-Range': `bytes */${layer.size}` });

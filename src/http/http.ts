@@ -3,6 +3,6 @@ export { Exchange, type ExchangeOptions } from './exchange.ts';
 export { readBody } from './body.ts';
 export { Admission, type Kind, type Reason } from './admission.ts';
 export { Entrance } from './entrance.ts';
-export { etagMatches } from './etag.ts';
-export { parseContentRange, parseRange, type ByteRange } from './range.ts';
+export { evaluateConditions, selectRange } from './etag.ts';
+export { parseContentRange, type ByteRange } from './range.ts';
 export { watchReceiving, watchSending } from './watch.ts';

@@ -73,18 +73,41 @@ describe('Content-Range of an upload', () => {
   }
 });
 
-describe('If-None-Match', () => {
-  const cases: [header: string | undefined, expected: boolean][] = [
-    ['"sha256:aa"', true],
-    ['sha256:aa', true],
-    ['W/"sha256:aa"', true],
-    ['"x", "sha256:aa"', true],
-    ['*', true],
-    ['"sha256:ab"', false],
-    ['', false],
-    [undefined, false],
+describe('an entity tag', () => {
+  const cases: [header: string, weak: boolean, strong: boolean][] = [
+    ['"sha256:aa"', true, true],
+    ['sha256:aa', true, true],
+    ['W/"sha256:aa"', true, false],
+    ['W/sha256:aa', true, false],
+    ['"x", "sha256:aa"', true, true],
+    ['"x","sha256:aa"', true, true],
+    ['"x", W/"sha256:aa"', true, false],
+    ['W/"sha256:aa", "sha256:aa"', true, true],
+    ['*', true, true],
+    [' * ', true, true],
+    ['"*"', false, false],
+    ['"x", *', false, false],
+    ['"sha256:ab"', false, false],
+    ['"x, sha256:aa, y"', false, false],
+    ['', false, false],
   ];
-  for (const [header, expected] of cases) {
-    it(String(header), () => assert.equal(etagMatches(header, 'sha256:aa'), expected));
+  for (const [header, weak, strong] of cases) {
+    it(`is looked for in ${header || '(nothing)'}`, () => {
+      assert.equal(etagMatches(header, 'sha256:aa', 'weak'), weak);
+      assert.equal(etagMatches(header, 'sha256:aa', 'strong'), strong);
+    });
   }
+
+  it('is found among others wherever it stands, and not when it is not there', () => {
+    const tag = fc.stringMatching(/^[!#-~]{0,12}$/);
+    fc.assert(
+      fc.property(fc.array(tag, { maxLength: 5 }), tag, fc.nat(5), (others, mine, at) => {
+        fc.pre(mine !== '' && !others.includes(mine));
+        const quoted = others.map((other) => `"${other}"`);
+        const list = [...quoted.slice(0, at), `"${mine}"`, ...quoted.slice(at)];
+        assert.ok(etagMatches(list.join(', '), mine, 'strong'));
+        assert.ok(!etagMatches(quoted.join(', '), mine, 'weak'));
+      }),
+    );
+  });
 });

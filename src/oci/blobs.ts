@@ -1,13 +1,17 @@
 import { Fault } from '../domain/faults.ts';
 import { type Digest, isSha256 } from '../domain/names.ts';
-import { type ByteRange, etagMatches, parseRange, watchSending } from '../http/http.ts';
+import { type ByteRange, evaluateConditions, selectRange, watchSending } from '../http/http.ts';
 import { type Call, commonHeaders } from './call.ts';
-import { blobUnknown, sendFault } from './errors.ts';
+import { blobUnknown, preconditionFailed, sendFault } from './errors.ts';
+
+/** What may make a GET answer something else than the whole blob. If-Range does so only with Range. */
+const CONDITIONS = ['range', 'if-none-match', 'if-match'] as const;
 
 /** `HEAD`: whether the repository has the blob, and its size. Renews the lease, so that a push may rely on the answer. */
 export async function headBlob(call: Call, digest: Digest): Promise<void> {
   const blob = await call.services.registry.layers.stat(call.repository, await resolve(call, digest));
   if (blob === undefined) throw blobUnknown();
+  if (answerByCondition(call, digest)) return;
   const headers = blobHeaders(call, digest);
   headers.push('Content-Length', String(blob.size));
   call.exchange.sendHead(200, headers);
@@ -19,29 +23,30 @@ export async function getBlob(call: Call, digest: Digest): Promise<void> {
   const { layers } = call.services.registry;
   const content = await resolve(call, digest);
   let range: ByteRange | undefined;
-  let size: number | undefined;
-  const wanted = exchange.header('range');
-  const known = exchange.header('if-none-match');
-  if (wanted !== undefined || known !== undefined) {
-    size = (await layers.availability(call.repository, [content])).get(content)?.size;
+  const { headers } = exchange.request;
+  if (CONDITIONS.some((name) => headers[name] !== undefined)) {
+    const size = (await layers.availability(call.repository, [content])).get(content)?.size;
     if (size === undefined) throw blobUnknown();
-    if (etagMatches(known, digest)) {
-      exchange.send(304, blobHeaders(call, digest));
-      return;
-    }
-    const condition = exchange.header('if-range');
-    const answer =
-      condition === undefined || condition === `"${digest}"` ? parseRange(wanted, size) : undefined;
-    if (answer === 'unsatisfiable') {
+    if (answerByCondition(call, digest)) return;
+    const selected = selectRange(exchange, digest, size);
+    if (selected === 'unsatisfiable') {
       sendFault(exchange, new Fault('RangeInvalid', 'The requested range is not satisfiable.'), [
         'Content-Range',
         `bytes */${size}`,
       ]);
       return;
     }
-    range = answer;
+    range = selected;
   }
   await sendBlob(call, digest, content, range);
+}
+
+/** Whether a condition was the answer: 412 or 304. The blob is there. */
+function answerByCondition(call: Call, digest: Digest): boolean {
+  const outcome = evaluateConditions(call.exchange, digest);
+  if (outcome === 'failed') throw preconditionFailed();
+  if (outcome === 'unmodified') call.exchange.send(304, blobHeaders(call, digest));
+  return outcome !== undefined;
 }
 
 /** The sha256 digest of a blob that is asked for by one of any algorithm; answers show the one asked for. */

@@ -1,10 +1,10 @@
 import { Fault } from '../domain/faults.ts';
 import type { ImageTag } from '../domain/names.ts';
-import { etagMatches, readBody } from '../http/http.ts';
+import { evaluateConditions, readBody } from '../http/http.ts';
 import { LIMITS } from '../lib/limits.ts';
 import type { ImageId } from '../registry/registry.ts';
 import { type Call, commonHeaders } from './call.ts';
-import { manifestUnknown } from './errors.ts';
+import { manifestUnknown, preconditionFailed } from './errors.ts';
 import { readTag, type Reference } from './path.ts';
 
 /** `GET` and `HEAD`: the stored bytes under their stored type. `Accept` is not looked at (registry-protocol.md §1.8). */
@@ -16,10 +16,11 @@ export async function getManifest(call: Call, reference: Reference): Promise<voi
   const image = await call.services.registry.images.find(call.repository, key, { pull });
   if (image === undefined) throw manifestUnknown();
   const digest = image.namedDigest;
+  const outcome = evaluateConditions(exchange, digest);
+  if (outcome === 'failed') throw preconditionFailed();
   const headers = commonHeaders(exchange);
   headers.push('Content-Type', image.mediaType, 'Docker-Content-Digest', digest, 'ETag', `"${digest}"`);
-  const known = exchange.header('if-none-match');
-  if (known !== undefined && etagMatches(known, digest)) exchange.send(304, headers);
+  if (outcome === 'unmodified') exchange.send(304, headers);
   else exchange.send(200, headers, image.manifest);
 }
 

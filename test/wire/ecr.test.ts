@@ -232,6 +232,20 @@ test('layers, images and downloads', async () => {
   assert.equal(sha256(await download.bytes()), layer);
   const range = await fetch(downloadUrl, { headers: { range: 'bytes=10485759-10485761' } });
   assert.deepEqual([range.status, await range.bytes()], [206, new Uint8Array([7, 7, 7])]);
+  const conditions: [headers: Record<string, string>, status: number][] = [
+    [{ 'if-match': `"${layer}"` }, 200],
+    [{ 'if-match': '"x"', range: 'bytes=0-1' }, 412],
+    [{ 'if-none-match': `"${layer}"` }, 304],
+    [{ 'if-range': '"x"', range: 'bytes=0-1' }, 200],
+    [{ 'if-range': `"${layer}"`, range: 'bytes=0-1' }, 206],
+  ];
+  for (const [headers, status] of conditions) {
+    const answer = await fetch(downloadUrl, { headers });
+    assert.equal(answer.status, status, JSON.stringify(headers));
+    const text = await answer.text();
+    if (status === 412) assert.match(text, /<Code>PreconditionFailed<\/Code>/);
+    else assert.equal(answer.headers.get('etag'), `"${layer}"`);
+  }
   assert.equal((await fetch(`${downloadUrl}x`)).status, 403);
 
   const deleted = await client.send(
