@@ -228,6 +228,10 @@ export const SETTINGS = {
     fallback: String(LIMITS.imagesPerRepositoryMax),
     read: whole(1, 1_000_000_000),
   },
+  'uploads-per-repository-max': quota(
+    LIMITS.uploadsPerRepositoryMax,
+    'unfinished layer uploads a repository may have',
+  ),
   'tags-per-image-max': quota(LIMITS.tagsPerImageMax, 'tags an image may have'),
   'layer-bytes-max': quota(LIMITS.layerBytesMax, 'bytes a layer may have'),
   'layer-parts-max': quota(LIMITS.layerPartsMax, 'parts a layer may be uploaded in by UploadLayerPart'),

@@ -13,6 +13,8 @@ export const LIMITS = {
   tagsPerImageMax: 1000,
   imagesPerRepositoryMax: 100_000,
   repositoriesMax: 100_000,
+  /** Unfinished uploads of one repository, which ECR does not limit: each is a row and a file for a day (docs/operations/limits.md). */
+  uploadsPerRepositoryMax: 10_000,
   /** Of one registry: principals whose pulls are not recorded, and creation templates (ecr-api.md §23). */
   pullTimeExclusionsMax: 100,
   creationTemplatesMax: 50,

@@ -11,6 +11,7 @@ import { readManifest } from '../domain/manifests.ts';
 import type { Digest } from '../domain/names.ts';
 import { type ImageCore, ImageCache } from './image-cache.ts';
 import { Pulls } from './pulls.ts';
+import { Quotas } from './quotas.ts';
 import type {
   FoundImage,
   Image,
@@ -30,8 +31,6 @@ import { pageTags, prepareResolve, type Store } from '../store/store.ts';
 const CACHE_BYTES_MAX = 32 * 1_048_576;
 /** Rows read at once for referrers: a few manifests fit in memory at any size. */
 const REFERRERS_PAGE = 16;
-/** Repositories whose distance to the image quota is remembered. */
-const QUOTAS_MAX = 10_000;
 
 export interface FlushableImages extends Images {
   /** Writes batched pull times. */
@@ -145,34 +144,6 @@ function wrongDigest(repository: Repository, input: PutImageInput): Fault {
     `The image with digest '${input.digest}' in repository '${repository.name}' and registry ID '${repository.account}' ` +
       'does not match the image digest that Amazon ECR has calculated.',
   );
-}
-
-/**
- * When to count the images of a repository again. WHY not at every push: counting is linear. A sixteenth of the room that
- * was left may be filled in between, so that up to sixteen processes stay under the quota together.
- */
-class Quotas {
-  readonly #uncounted = new Map<string, number>();
-  readonly #imagesMax: number;
-
-  constructor(imagesMax: number) {
-    this.#imagesMax = imagesMax;
-  }
-
-  mustCount(repositoryId: string): boolean {
-    return (this.#uncounted.get(repositoryId) ?? 0) <= 0;
-  }
-
-  added(repositoryId: string, images: number | undefined): void {
-    const left =
-      images === undefined
-        ? (this.#uncounted.get(repositoryId) ?? 0) - 1
-        : Math.floor((this.#imagesMax - images) / 16);
-    this.#uncounted.delete(repositoryId);
-    this.#uncounted.set(repositoryId, left);
-    const [oldest] = this.#uncounted.size > QUOTAS_MAX ? this.#uncounted.keys() : [];
-    if (oldest !== undefined) this.#uncounted.delete(oldest);
-  }
 }
 
 interface HeadRow {

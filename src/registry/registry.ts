@@ -269,6 +269,8 @@ export interface RegistryOptions {
   /** quotas that operators may set: repositories of a registry, images of a repository */
   readonly repositoriesMax?: number;
   readonly imagesPerRepositoryMax?: number;
+  /** uploads of a repository that were begun and not finished, which ECR does not limit */
+  readonly uploadsPerRepositoryMax?: number;
   /** and those of one image and one layer, which ECR does not adjust */
   readonly tagsPerImageMax?: number;
   readonly layerBytesMax?: number;
@@ -290,6 +292,7 @@ export function createRegistry(options: RegistryOptions): Registry {
   const context: RegistryContext = {
     repositoriesMax: LIMITS.repositoriesMax,
     imagesPerRepositoryMax: LIMITS.imagesPerRepositoryMax,
+    uploadsPerRepositoryMax: LIMITS.uploadsPerRepositoryMax,
     tagsPerImageMax: LIMITS.tagsPerImageMax,
     layerBytesMax: LIMITS.layerBytesMax,
     layerPartsMax: LIMITS.layerPartsMax,

@@ -287,6 +287,38 @@ export function uploadsTests(open: OpenTestRegistry): void {
     await assert.rejects(uploads.status(repository, known.id), notFound(known.id));
   });
 
+  test('a repository has so many unfinished uploads; those that end make room', async () => {
+    const { uploads } = t.another({ uploadsPerRepositoryMax: 3 });
+    const full = await t.createRepository('team/full');
+    const ids = [];
+    for (let i = 0; i < 3; i += 1) ids.push((await uploads.start(full)).id);
+    const [first = '', second = ''] = ids;
+    const refusal = new Fault(
+      'LimitExceededException',
+      "The repository with name 'team/full' in registry with id '000000000000' already has the maximum allowed " +
+        "number of unfinished layer uploads which is '3'",
+    );
+    const files = await t.files();
+    await assert.rejects(uploads.start(full), refusal);
+    assert.equal(await t.files(), files);
+    await uploads.append(full, first, streamOf('x'), {});
+    // Another repository has its own, and one that is finished keeps its row for a while.
+    await uploads.start(await t.createRepository('team/other'));
+    await uploads.finish(full, first, [digestOf('x')], { api: false });
+    await uploads.start(full);
+    await assert.rejects(uploads.start(full), refusal);
+    await uploads.cancel(full, second);
+    await uploads.start(full);
+    await assert.rejects(uploads.start(full), refusal);
+  });
+
+  test('uploads that begin at the same time are all counted', async () => {
+    const { uploads } = t.another({ uploadsPerRepositoryMax: 20 });
+    const repository = await t.createRepository('team/at-once');
+    const begun = await Promise.allSettled(Array.from({ length: 40 }, () => uploads.start(repository)));
+    assert.equal(begun.filter(({ status }) => status === 'fulfilled').length, 20);
+  });
+
   test('any split of bytes gives the same blob', async () => {
     await fc.assert(
       fc.asyncProperty(

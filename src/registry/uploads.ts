@@ -20,18 +20,20 @@ import {
   whileHolding,
 } from './appending.ts';
 import { createFinish } from './closing.ts';
+import { Quotas } from './quotas.ts';
 import type { AppendOptions, RegistryContext, Repository, Uploads, UploadStatus } from './registry.ts';
 
 const EMPTY_SHA256 = createHash('sha256').digest('hex');
 
 export function createUploads(context: RegistryContext): Uploads {
   const { store, clock } = context;
+  const quotas = new Quotas(context.uploadsPerRepositoryMax);
   const finish = createFinish(context);
   const findUpload = store.prepare<{ size: number; completed_digest: string | null }>(
     'select size, completed_digest from upload where id = ? and repository_id = ?',
   );
   return {
-    start: (repository) => start(context, repository),
+    start: (repository) => start(context, quotas, repository),
     status: async (repository, id) => {
       const [row] = await findUpload(id, repository.id);
       if (row === undefined || row.completed_digest !== null) {
@@ -55,19 +57,22 @@ function nameOf(repository: Repository, id: string): UploadName {
 }
 
 async function start(
-  { store, blobs, clock }: RegistryContext,
+  { store, blobs, clock, uploadsPerRepositoryMax }: RegistryContext,
+  quotas: Quotas,
   repository: Repository,
 ): Promise<UploadStatus> {
   const now = clock();
   const upload = nameOf(repository, randomUUID());
   const key = storageKey(now);
   // INVARIANT: the row knows the key before there is a file, so a crash leaves no file that only a scan would find.
-  const contentKey = await store.transact('upload.start', {
+  const { contentKey, uploads } = await store.transact('upload.start', {
     upload,
     storageKey: key,
     sha256: EMPTY_SHA256,
     now,
+    uploadsMax: quotas.mustCount(repository.id) ? uploadsPerRepositoryMax : undefined,
   });
+  quotas.added(repository.id, uploads);
   try {
     await blobs.create(key, contentKey);
   } catch (error) {

@@ -45,6 +45,7 @@ const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [
   describeTags,
   createDenials,
   orderTrash,
+  indexUnfinishedUploads,
 ];
 
 function createTables({ text, int, bytes, keyed, wide }: Words): readonly string[] {
@@ -518,6 +519,11 @@ function orderTrash(words: Words): readonly string[] {
     'drop index garbage_trash_due',
     'create index garbage_trash_due on garbage_trash (delete_after, storage_key)',
   ];
+}
+
+/** For counting them: finished ones keep their rows for a while. */
+function indexUnfinishedUploads(): readonly string[] {
+  return ['create index upload_unfinished on upload (repository_id) where completed_digest is null'];
 }
 
 /** The number of the newest migration this code knows. */

@@ -23,16 +23,26 @@ export interface StartUploadInput {
   /** hex sha256 of no bytes */
   readonly sha256: string;
   readonly now: number;
+  /** how many unfinished uploads the repository may have; `undefined` when it is known to have fewer */
+  readonly uploadsMax: number | undefined;
 }
 
-/** Records an upload and its storage key. Returns the content key. @throws Fault RepositoryNotFoundException */
-async function startUpload(tx: Tx, { upload, storageKey, sha256, now }: StartUploadInput): Promise<string> {
+/** The content key, and how many unfinished uploads there are now, if they were counted. */
+export interface StartedUpload {
+  readonly contentKey: string;
+  readonly uploads: number | undefined;
+}
+
+/** Records an upload and its storage key. @throws Fault RepositoryNotFoundException, LimitExceededException */
+async function startUpload(tx: Tx, input: StartUploadInput): Promise<StartedUpload> {
+  const { upload, storageKey, sha256, now, uploadsMax } = input;
   const repository = await tx
     .selectFrom('repository')
     .select('content_key')
     .where('id', '=', upload.repositoryId)
     .executeTakeFirst();
   if (repository === undefined) throw repositoryNotFound(upload.repositoryName, upload.account);
+  const uploads = uploadsMax === undefined ? undefined : await requireRoom(tx, upload, uploadsMax);
   await tx
     .insertInto('upload')
     .values({
@@ -49,7 +59,25 @@ async function startUpload(tx: Tx, { upload, storageKey, sha256, now }: StartUpl
       completed_digest: null,
     })
     .execute();
-  return repository.content_key;
+  return { contentKey: repository.content_key, uploads };
+}
+
+/** Counts the unfinished uploads of a repository, one more included. @throws Fault LimitExceededException */
+async function requireRoom(tx: Tx, upload: UploadName, uploadsMax: number): Promise<number> {
+  const { count } = await tx
+    .selectFrom('upload')
+    .select((q) => q.fn.countAll<number | string>().as('count'))
+    .where('repository_id', '=', upload.repositoryId)
+    .where('completed_digest', 'is', null)
+    .executeTakeFirstOrThrow();
+  if (Number(count) >= uploadsMax) {
+    throw new Fault(
+      'LimitExceededException',
+      `The repository with name '${upload.repositoryName}' in registry with id '${upload.account}' already has the ` +
+        `maximum allowed number of unfinished layer uploads which is '${uploadsMax}'`,
+    );
+  }
+  return Number(count) + 1;
 }
 
 export interface ClaimUploadInput {

@@ -232,6 +232,30 @@ export function garbageTests(context: () => Context): void {
     ]);
   });
 
+  test('uploads: those of the repository that are not finished count against its quota', async () => {
+    const { store, insert } = context();
+    await insert(
+      ...content('r1', 'd1', 'k-done', 0),
+      repository('r2', 'r2'),
+      upload('u1', 'k-u1'),
+      upload('u2', 'k-u2', { writer: 'w', writer_until: NOW + 1 }),
+      upload('done', 'k-done', { completed_digest: 'd1' }),
+      upload('other', 'k-other', { repository_id: 'r2' }),
+    );
+    const begin = (id: string, uploadsMax: number | undefined) =>
+      store.transact('upload.start', {
+        upload: { id, repositoryId: 'r1', repositoryName: 'r1', account: '111111111111' },
+        storageKey: `k-${id}`,
+        sha256: '',
+        now: NOW,
+        uploadsMax,
+      });
+    await assert.rejects(begin('u3', 2), { code: 'LimitExceededException' });
+    assert.deepEqual(await begin('u3', 3), { contentKey: 'default', uploads: 3 });
+    assert.deepEqual(await begin('u4', undefined), { contentKey: 'default', uploads: undefined });
+    await assert.rejects(begin('u5', 4), { code: 'LimitExceededException' });
+  });
+
   test('garbage: keys that any row knows are not orphans', async () => {
     const { store, insert } = context();
     await insert(...content('r1', 'd1', 'k1', 0), upload('u1', 'k2'));
