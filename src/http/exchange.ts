@@ -44,6 +44,10 @@ export class Exchange {
   resources: readonly string[] = NOTHING;
   /** in the words of the API, from which records leave out what is secret */
   parameters: object | undefined;
+  /** what a change answered, in the words of the API */
+  outcome: object | undefined;
+  /** The request goes on with what its connection began, which there is a record of. */
+  continues = false;
   faultCode: string | undefined;
   faultMessage: string | undefined;
   /** called when the answer is decided although the rest of the body is still to be read away */

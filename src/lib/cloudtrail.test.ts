@@ -86,6 +86,20 @@ describe('audit records', () => {
     );
   });
 
+  it('show what a change answered, without what is secret, and nothing of reads and refusals', () => {
+    const outcome = { image: { imageId: { imageDigest: 'sha256:1' }, password: 'x', data: Buffer.alloc(3) } };
+    assert.deepEqual(record({ action: 'ecr:PutImage', outcome })['responseElements'], {
+      image: {
+        imageId: { imageDigest: 'sha256:1' },
+        password: 'HIDDEN_DUE_TO_SECURITY_REASONS',
+        data: 'omitted: 3 bytes',
+      },
+    });
+    assert.equal(record({ action: 'ecr:GetAuthorizationToken', outcome })['responseElements'], null);
+    const refused = { action: 'ecr:PutImage', outcome, faultCode: 'ClientDisconnected' };
+    assert.equal(record(refused)['responseElements'], null);
+  });
+
   const readers = ['ecr:ListImages', 'berth:FollowEvents', 'berth:ListDeadEvents', 'berth:ExplainImage'];
   const writers = ['ecr:PutImage', 'berth:ReplayEvents', 'iam:CreateUser'];
   for (const [action, readOnly] of [

@@ -34,6 +34,8 @@ export interface AuditedCall {
   /** ARNs; `*` is left out */
   readonly resources: readonly string[];
   readonly parameters: object | undefined;
+  /** what was answered; shown of changes only */
+  readonly outcome?: object | undefined;
   readonly faultCode: string | undefined;
   readonly faultMessage: string | undefined;
   readonly sourceIp: string;
@@ -170,7 +172,8 @@ export function createRecorder(options: RecorderOptions): (call: AuditedCall) =>
         ? ''
         : `,"errorCode":${quote(faultCode)},"errorMessage":${quote(safeMessage(faultCode, call.faultMessage ?? ''))}`) +
       `,"requestParameters":${call.parameters === undefined ? 'null' : parameters(call.parameters, 0)}` +
-      `,"responseElements":null,"requestID":"${call.requestId}","eventID":"${randomUUID()}"` +
+      `,"responseElements":${event.readOnly || faultCode !== undefined || call.outcome === undefined ? 'null' : parameters(call.outcome, 0)}` +
+      `,"requestID":"${call.requestId}","eventID":"${randomUUID()}"` +
       `,"readOnly":${event.readOnly}${named === '' ? '' : `,"resources":[${named}]`}` +
       `,"eventType":"AwsApiCall","managementEvent":true,"recipientAccountId":"${account}","eventCategory":"Management"}`
     );

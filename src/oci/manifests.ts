@@ -7,6 +7,9 @@ import { type Call, commonHeaders } from './call.ts';
 import { manifestUnknown, preconditionFailed } from './errors.ts';
 import { readTag, type Reference } from './path.ts';
 
+/** Longer manifests are not in the audit log, so nobody makes a text of them. */
+const AUDITED_BYTES_MAX = 16_384;
+
 /** `GET` and `HEAD`: the stored bytes under their stored type. `Accept` is not looked at (registry-protocol.md §1.8). */
 export async function getManifest(call: Call, reference: Reference): Promise<void> {
   const { exchange } = call;
@@ -29,14 +32,29 @@ export async function putManifest(call: Call, reference: Reference): Promise<voi
   const { exchange, repository } = call;
   const extraTags = 'tag' in reference ? [] : readTags(call);
   const manifest = await readManifest(call);
+  const mediaType = exchange.header('content-type')?.split(';', 1)[0]?.trim() || undefined;
+  exchange.parameters = {
+    ...exchange.parameters,
+    ...(extraTags.length > 0 && { imageTags: extraTags }),
+    imageManifestMediaType: mediaType,
+    imageManifest: manifest.length > AUDITED_BYTES_MAX ? manifest : manifest.toString(),
+  };
   const result = await call.services.registry.images.put(repository, {
     manifest,
-    mediaType: exchange.header('content-type')?.split(';', 1)[0]?.trim() || undefined,
+    mediaType,
     digest: 'tag' in reference ? undefined : reference.digest,
     tags: 'tag' in reference ? [reference.tag] : extraTags,
     existing: 'accept',
   });
   const digest = 'tag' in reference ? result.digest : reference.digest;
+  exchange.outcome = {
+    image: {
+      registryId: repository.account,
+      repositoryName: repository.name,
+      imageId: { imageDigest: digest, ...('tag' in reference && { imageTag: reference.tag }) },
+      imageManifestMediaType: result.mediaType,
+    },
+  };
   const headers = commonHeaders(exchange);
   headers.push('Location', `/v2/${repository.name}/manifests/${digest}`, 'Docker-Content-Digest', digest);
   if (result.subjectDigest !== undefined) headers.push('OCI-Subject', result.subjectDigest);
@@ -71,7 +89,8 @@ export async function deleteManifest(call: Call, reference: Reference): Promise<
     if (imageDigest === undefined) throw manifestUnknown();
     id = { imageDigest };
   }
-  const { failures } = await images.batchDelete(repository, [id]);
+  const { imageIds, failures } = await images.batchDelete(repository, [id]);
+  exchange.outcome = { imageIds, failures };
   const failure = failures[0];
   if (failure?.failureCode === 'ImageNotFound') throw manifestUnknown();
   if (failure?.failureCode === 'ImageReferencedByManifestList') {

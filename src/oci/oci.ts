@@ -78,7 +78,7 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
   const resource = repositoryArn(address);
   exchange.region = scope.region;
   exchange.resources = [resource];
-  exchange.parameters = describeTarget(scope.account, target);
+  exchange.parameters = describeTarget(exchange, scope.account, target);
   await identity.authorize(
     principal,
     actions.map((action) => ({ action, resource })),
@@ -95,12 +95,13 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
 }
 
 /** The target in the words of the ECR API, as CloudTrail shows the calls of a push or pull. */
-function describeTarget(registryId: string, target: RepositoryTarget): object {
+function describeTarget({ method }: Exchange, registryId: string, target: RepositoryTarget): object {
   const repositoryName = target.name;
   switch (target.kind) {
     case 'manifest': {
       const { reference } = target;
       const imageId = 'tag' in reference ? { imageTag: reference.tag } : { imageDigest: reference.digest };
+      if (method === 'PUT') return { registryId, repositoryName, ...imageId };
       return { registryId, repositoryName, imageIds: [imageId] };
     }
     case 'blob':

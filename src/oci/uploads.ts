@@ -221,12 +221,17 @@ function uploadHeaders(call: Call, status: UploadStatus): string[] {
 }
 
 function sendStatus(call: Call, code: 202 | 204, status: UploadStatus): void {
+  const { account: registryId, name: repositoryName } = call.repository;
+  const { id: uploadId, size } = status;
+  call.exchange.outcome = { registryId, repositoryName, uploadId, lastByteReceived: size - 1 };
   const headers = commonHeaders(call.exchange);
   headers.push(...uploadHeaders(call, status));
   call.exchange.send(code, headers);
 }
 
 function sendStored(call: Call, digest: Digest): void {
+  const { account: registryId, name: repositoryName } = call.repository;
+  call.exchange.outcome = { registryId, repositoryName, layerDigest: digest };
   const headers = commonHeaders(call.exchange);
   headers.push('Location', `/v2/${call.repository.name}/blobs/${digest}`, 'Docker-Content-Digest', digest);
   call.exchange.send(201, headers);

@@ -292,10 +292,22 @@ describe('a push, a pull and refusals', () => {
     const put = records.find(({ eventName }) => eventName === 'PutImage');
     assert.ok(put);
     const { userIdentity, requestParameters, resources, readOnly, sourceIPAddress } = put;
+    const { imageManifest, ...parameters } = requestParameters as Record<string, string>;
+    const { config } = JSON.parse(imageManifest ?? '') as { config: { digest: string } };
+    assert.equal(config.digest, digestOf('{}'));
+    const imageManifestMediaType = 'application/vnd.oci.image.manifest.v1+json';
+    assert.deepEqual(put['responseElements'], {
+      image: {
+        registryId: ACCOUNT,
+        repositoryName: 'team/app',
+        imageId: { imageDigest: digestOf(imageManifest ?? ''), imageTag: 'v1' },
+        imageManifestMediaType,
+      },
+    });
     const { principalId, ...identity } = userIdentity as Record<string, string>;
     assert.match(principalId ?? '', /^AIDA/);
     assert.deepEqual(
-      { identity, requestParameters, resources, readOnly, sourceIPAddress },
+      { identity, parameters, resources, readOnly, sourceIPAddress },
       {
         identity: {
           type: 'IAMUser',
@@ -304,10 +316,11 @@ describe('a push, a pull and refusals', () => {
           accessKeyId: server.admin.accessKeyId,
           userName: 'admin',
         },
-        requestParameters: {
+        parameters: {
           registryId: ACCOUNT,
           repositoryName: 'team/app',
-          imageIds: [{ imageTag: 'v1' }],
+          imageTag: 'v1',
+          imageManifestMediaType,
         },
         resources: [
           {
@@ -320,6 +333,14 @@ describe('a push, a pull and refusals', () => {
         sourceIPAddress: '127.0.0.1',
       },
     );
+    const answered = (name: string): unknown =>
+      records.find(({ eventName }) => eventName === name)?.['responseElements'];
+    const team = { registryId: ACCOUNT, repositoryName: 'team/app' };
+    assert.deepEqual(answered('CompleteLayerUpload'), { ...team, layerDigest: layer });
+    for (const name of ['BatchGetImage', 'GetAuthorizationToken', 'CreateUser'])
+      assert.equal(answered(name), null);
+    const { repository } = answered('CreateRepository') as { repository: { repositoryName: string } };
+    assert.equal(repository.repositoryName, 'team/app');
     const denied = records.find(({ errorCode }) => errorCode === 'RepositoryNotFoundException');
     assert.match(String(denied?.['errorMessage']), /'absent' does not exist/);
     const ids = records.map(({ requestID }) => requestID);
