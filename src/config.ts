@@ -261,6 +261,12 @@ export const SETTINGS = {
     fallback: '',
     read: readRateLimits,
   } satisfies Setting<readonly RateLimit[]>,
+  'sparse-indexes': {
+    help: 'refuse or accept: indexes with members that the repository does not have, which ECR refuses',
+    value: 'refuse|accept',
+    fallback: 'refuse',
+    read: (value) => (['refuse', 'accept'] as const).find((choice) => choice === value),
+  } satisfies Setting<'refuse' | 'accept'>,
   'gc-interval-ms': duration(60_000, 'time between rounds of garbage collection'),
   'upload-idle-ms': duration(LIMITS.uploadIdleMs, 'an unfinished upload expires after this silence'),
   'blob-lease-ms': duration(LIMITS.blobLeaseMs, 'how long content stays that no image refers to'),

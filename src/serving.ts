@@ -97,6 +97,7 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
     tagsPerImageMax,
     layerBytesMax,
     layerPartsMax,
+    sparseIndexes: config.sparseIndexes,
     pullEvents: config.pullEvents,
     ...timesOf(config),
   });

@@ -10,13 +10,22 @@ import { closingTests } from './test-closing.ts';
 import { garbageTests } from './test-garbage.ts';
 import { imagesTests } from './test-images.ts';
 import { layersTests } from './test-layers.ts';
+import { sparseIndexesTests } from './test-sparse-indexes.ts';
 import { uploadsTests } from './test-uploads.ts';
 import { type OpenStore, openTestRegistry } from './testing.ts';
 
 const run = promisify(execFile);
 
 function registryTests(openStore: OpenStore): void {
-  for (const suite of [uploadsTests, closingTests, imagesTests, layersTests, aliasesTests, garbageTests]) {
+  for (const suite of [
+    uploadsTests,
+    closingTests,
+    imagesTests,
+    sparseIndexesTests,
+    layersTests,
+    aliasesTests,
+    garbageTests,
+  ]) {
     describe(suite.name, () => suite((options) => openTestRegistry(openStore, options)));
   }
 }

@@ -275,6 +275,8 @@ export interface RegistryOptions {
   readonly tagsPerImageMax?: number;
   readonly layerBytesMax?: number;
   readonly layerPartsMax?: number;
+  /** whether an index may name members that the repository does not have, which ECR refuses */
+  readonly sparseIndexes?: 'refuse' | 'accept';
   /** overrides of the garbage collector's times, for tests and operators */
   readonly uploadIdleMs?: number;
   readonly blobLeaseMs?: number;
@@ -296,6 +298,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     tagsPerImageMax: LIMITS.tagsPerImageMax,
     layerBytesMax: LIMITS.layerBytesMax,
     layerPartsMax: LIMITS.layerPartsMax,
+    sparseIndexes: 'refuse',
     uploadIdleMs: LIMITS.uploadIdleMs,
     blobLeaseMs: LIMITS.blobLeaseMs,
     trashGraceMs: LIMITS.trashGraceMs,

@@ -8,7 +8,7 @@ import { Readable } from 'node:stream';
 import { type BlobStore, createFileBlobStore } from '../blobs/blobs.ts';
 import { OCI_IMAGE, OCI_INDEX } from '../domain/manifests.ts';
 import { type KeyRing, openKeyRing } from '../lib/keyring.ts';
-import type { Store } from '../store/store.ts';
+import { findContradictions, type Store } from '../store/store.ts';
 import {
   createRegistry,
   type PutImageInput,
@@ -170,6 +170,7 @@ export function push(
 }
 
 async function checkIntegrity(store: Store, blobs: BlobStore): Promise<void> {
+  assert.deepEqual(await findContradictions(store.read, 10), []);
   const strayTags = await store.read
     .selectFrom('tag')
     .leftJoin('image', (join) =>

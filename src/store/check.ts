@@ -194,6 +194,8 @@ export async function referencesOfImage(
     union all
     select child_digest from image_child where repository_id = ${repositoryId} and parent_digest = ${digest}
     union all
+    select child_digest from image_child_absent where repository_id = ${repositoryId} and parent_digest = ${digest}
+    union all
     select a.alias from image_child c
       join image_alias a on a.repository_id = c.repository_id and a.digest = c.child_digest
       where c.repository_id = ${repositoryId} and c.parent_digest = ${digest}`.execute(reader);
@@ -213,6 +215,7 @@ export interface Contradiction {
     | 'reference-missing'
     | 'image-missing'
     | 'child-missing'
+    | 'child-awaited'
     | 'copy-missing'
     | 'link-wrong'
     | 'alias-dangling';
@@ -241,6 +244,14 @@ const CONTRADICTIONS: readonly (readonly [Contradiction['code'], string])[] = [
     `select c.repository_id, c.parent_digest || ' needs ' || c.child_digest as detail from image_child c where not exists
       (select 1 from image i where i.repository_id = c.repository_id and i.digest = c.child_digest) or not exists
       (select 1 from image i where i.repository_id = c.repository_id and i.digest = c.parent_digest)`,
+  ],
+  // That a member of a sparse index is missing is in order; that it is waited for while it is here is not.
+  [
+    'child-awaited',
+    `select c.repository_id, c.parent_digest || ' waits for ' || c.child_digest || ', which is here' as detail
+      from image_child_absent c where exists
+      (select 1 from image i where i.repository_id = c.repository_id and i.digest = c.child_digest) or exists
+      (select 1 from image_alias a where a.repository_id = c.repository_id and a.alias = c.child_digest)`,
   ],
   [
     'copy-missing',

@@ -46,6 +46,7 @@ const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [
   createDenials,
   orderTrash,
   indexUnfinishedUploads,
+  createAbsentChildren,
 ];
 
 function createTables({ text, int, bytes, keyed, wide }: Words): readonly string[] {
@@ -524,6 +525,20 @@ function orderTrash(words: Words): readonly string[] {
 /** For counting them: finished ones keep their rows for a while. */
 function indexUnfinishedUploads(): readonly string[] {
   return ['create index upload_unfinished on upload (repository_id) where completed_digest is null'];
+}
+
+/** Beside `image_child`, whose foreign keys stay, so that losing a member that is here is still a failed transaction. */
+function createAbsentChildren({ text, keyed }: Words): readonly string[] {
+  return [
+    `create table image_child_absent (
+      repository_id ${text} not null,
+      parent_digest ${text} not null,
+      child_digest ${text} not null,
+      primary key (repository_id, parent_digest, child_digest),
+      constraint image_child_absent_parent foreign key (repository_id, parent_digest)
+        references image (repository_id, digest) on delete cascade)${keyed}`,
+    `create index image_child_absent_child_digest on image_child_absent (repository_id, child_digest)`,
+  ];
 }
 
 /** The number of the newest migration this code knows. */

@@ -39,6 +39,7 @@ export interface Schema {
   image: ImageTable;
   image_blob: ImageBlobTable;
   image_child: ImageChildTable;
+  image_child_absent: ImageChildAbsentTable;
   tag: TagTable;
   upload: UploadTable;
   garbage_review: GarbageReviewTable;
@@ -419,6 +420,15 @@ interface ImageChildTable {
   /** PK (repository_id, parent_digest, child_digest); index (repository_id, child_digest) */
   repository_id: string;
   parent_digest: string;
+  child_digest: string;
+}
+
+/** Manifests a sparse index names that are not here. INVARIANT: none of them is an image of the repository. See sparse-indexes.ts. */
+interface ImageChildAbsentTable {
+  /** PK (repository_id, parent_digest, child_digest), FK (repository_id, parent_digest) → image CASCADE */
+  repository_id: string;
+  parent_digest: string;
+  /** as the index names it, in any algorithm; index (repository_id, child_digest) */
   child_digest: string;
 }
 
