@@ -20,8 +20,9 @@ const CONNECT_MS = 5000;
 /** The server ends a statement, and a transaction whose client fell silent, after this long. */
 const STATEMENT_MS = 30_000;
 const IDLE_IN_TRANSACTION_MS = 60_000;
-/** Tries of a transaction that others keep getting in the way of, and of one whose connection broke before its commit. */
+/** Tries of a transaction that others keep getting in the way of, one way or the other, and of one whose connection broke before its commit. */
 const CONFLICT_TRIES_MAX = 25;
+const VIOLATION_TRIES_MAX = 5;
 const CONNECTION_TRIES_MAX = 3;
 /** The pause before another try is random, up to a bound that doubles with every try between these. */
 const PAUSE_MIN_MS = 4;
@@ -185,13 +186,13 @@ async function runUntilSerialised<Output>(
   const run = (): Promise<Attempt<Output>> => runOnce(writers, transaction, input);
   let conflicting = false;
   for (let tries = 1; ; tries++) {
-    const attempt = await (conflicting ? lane(run) : run());
+    const attempt: Attempt<Output> = await (conflicting ? lane(run) : run());
     if ('output' in attempt) return attempt.output;
     if (tries >= triesMax(attempt))
       throw sqlState(attempt.error) === READ_ONLY
         ? unavailable('The metadata database is read-only')
         : translate(attempt.error);
-    conflicting = isConflict(attempt.error);
+    conflicting = isConflict(attempt.error) || isViolation(attempt.error);
     await delay(randomInt(Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** tries)) + 1);
   }
 }
@@ -199,6 +200,15 @@ async function runUntilSerialised<Output>(
 function isConflict(error: unknown): boolean {
   const code = sqlState(error);
   return code === '40001' || code === '40P01';
+}
+
+/**
+ * A check of uniqueness or of a reference looks past the snapshot, so a concurrent transaction can show as a violation that
+ * the transaction, had it seen the row, would have answered itself.
+ */
+function isViolation(error: unknown): boolean {
+  const code = sqlState(error);
+  return code === '23505' || code === '23503';
 }
 
 /** What a standby, or a primary that became one, answers to a writer. */
@@ -245,11 +255,8 @@ async function commit(tx: Kysely<Schema>): Promise<void> {
 /** How often a transaction that failed so may be tried in all. */
 function triesMax({ error, committing }: { error: unknown; committing: boolean }): number {
   if (error instanceof Fault) return 1;
-  const code = sqlState(error);
   if (isConflict(error)) return CONFLICT_TRIES_MAX;
-  // WHY: a check of uniqueness or of a reference looks past the snapshot, so a concurrent transaction can show as a
-  // violation that the transaction, had it seen the row, would have answered itself.
-  if (code === '23505' || code === '23503') return 2;
+  if (isViolation(error)) return VIOLATION_TRIES_MAX;
   // INVARIANT: what broke after its commit was sent may have been committed, and is never run again.
   if (isUnavailable(error) && !committing) return CONNECTION_TRIES_MAX;
   return 1;
