@@ -235,8 +235,8 @@ function noteOutcome(exchange: Exchange): void {
 }
 
 /** A challenge is no call yet: who sends no credential is asked for one, and clients begin every pull that way. */
-function isAudited({ door, principal, faultCode }: Exchange): boolean {
-  if (!AUDITED.has(door)) return false;
+function isAudited({ door, principal, faultCode, continues }: Exchange): boolean {
+  if (!AUDITED.has(door) || (continues && faultCode === undefined)) return false;
   if (principal !== undefined || door === 'download') return true;
   return (
     faultCode !== undefined &&
@@ -309,6 +309,8 @@ function observeStore(store: Store, counter: Counter): Store {
     engine: store.engine,
     read: store.read,
     prepare: (sql, keep) => store.prepare(sql, keep),
+    newWriter: () => store.newWriter(),
+    fateOf: (writer) => store.fateOf(writer),
     close: () => store.close(),
     transact: (name, input) => {
       const result = store.transact(name, input);

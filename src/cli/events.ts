@@ -23,6 +23,9 @@ interface Page {
 /** The server cannot be reached, or cannot answer now: worth another try. */
 class Unreachable extends CommandError {}
 
+/** Too many requests of the caller: worth another try. */
+class Throttled extends CommandError {}
+
 const WAIT_MS = 20_000;
 const RETRY_MS = 1000;
 
@@ -74,7 +77,8 @@ async function printEvents(
       tries += 1;
     } catch (error) {
       // WHY only after a first answer: a mistake in the call is told at once, a restart of the server is sat out.
-      if (!flags.follow || tries === 0 || !(error instanceof Unreachable)) throw error;
+      const isPassing = error instanceof Throttled || (flags.follow && error instanceof Unreachable);
+      if (tries === 0 || !isPassing) throw error;
       await delay(RETRY_MS);
       continue;
     }
@@ -99,9 +103,13 @@ function createClient(config: Config, env: NodeJS.ProcessEnv, first: ServerRecor
       server = await readServerRecord(config.data).catch(() => server);
       throw new Unreachable(`${server.endpoint} does not answer: ${String((error as Error).cause ?? error)}`);
     });
-    const answer = (await response.json().catch(() => ({}))) as { readonly message?: string };
+    const answer = (await response.json().catch(() => ({}))) as {
+      readonly __type?: string;
+      readonly message?: string;
+    };
     if (response.ok) return answer;
     const message = answer.message ?? `HTTP ${response.status}`;
+    if (answer.__type === 'ThrottlingException') throw new Throttled(message);
     throw response.status >= 500 ? new Unreachable(message) : new CommandError(message);
   };
 }

@@ -8,6 +8,7 @@
  *
  * INVARIANT: a caller sees and replays events of their own account only.
  */
+import type { Socket } from 'node:net';
 import { Fault, FAULTS, invalidParameter } from '../domain/faults.ts';
 import { readBody, type Exchange } from '../http/http.ts';
 import { LIMITS } from '../lib/limits.ts';
@@ -33,12 +34,14 @@ export interface EventsDoorOptions<Caller extends { readonly account: string }> 
   readonly verify: Verify<Caller>;
   /** @throws Fault AccessDeniedException */
   readonly authorize: (caller: Caller, checks: readonly AccessCheck[], facts: Facts) => Promise<void>;
+  /** Counts a request. @throws Fault ThrottlingException when it is over a rate limit */
+  readonly throttle?: ((caller: Caller, action: string, region: string) => void) | undefined;
   readonly describeCaller: (caller: Caller) => NonNullable<Exchange['principal']>;
   /** hears of defects */
   readonly onError: (error: unknown, exchange: Exchange) => void;
 }
 
-type Answer = (events: Events, exchange: Exchange, account: string) => Promise<object>;
+type Answer = (events: Events, exchange: Exchange, account: string, followers: Followers) => Promise<object>;
 
 const ROUTES: Readonly<Record<string, { readonly action: string; readonly answer: Answer }>> = {
   [`GET ${EVENTS_PATH}`]: { action: 'berth:FollowEvents', answer: follow },
@@ -50,15 +53,17 @@ const ROUTES: Readonly<Record<string, { readonly action: string; readonly answer
 export function createEventsDoor<Caller extends { readonly account: string }>(
   options: EventsDoorOptions<Caller>,
 ): (exchange: Exchange) => Promise<void> {
+  const followers = new Followers();
   return async (exchange) => {
     try {
-      send(exchange, 200, await answer(options, exchange));
+      send(exchange, 200, await answer(options, followers, exchange));
     } catch (error) {
       if (!(error instanceof Fault)) options.onError(error, exchange);
       const fault =
         error instanceof Fault
           ? error
           : new Fault('ServerException', 'The request could not be completed because of an internal error.');
+      exchange.noteFault(fault.code, fault.message);
       send(exchange, FAULTS[fault.code].aws, { __type: fault.code, message: fault.message });
     }
   };
@@ -70,7 +75,8 @@ function send(exchange: Exchange, status: number, body: object): void {
 }
 
 async function answer<Caller extends { readonly account: string }>(
-  { events, verify, authorize, describeCaller }: EventsDoorOptions<Caller>,
+  { events, verify, authorize, throttle, describeCaller }: EventsDoorOptions<Caller>,
+  followers: Followers,
   exchange: Exchange,
 ): Promise<object> {
   const { method, path, rawQuery } = exchange;
@@ -83,6 +89,8 @@ async function answer<Caller extends { readonly account: string }>(
   const { rawHeaders } = exchange.request;
   const verified = await verify({ method, path, rawQuery, rawHeaders, body }, 'berth', 'json');
   exchange.principal = describeCaller(verified.caller);
+  exchange.region = verified.region;
+  throttle?.(verified.caller, route.action, verified.region);
   await authorize(verified.caller, [{ action: route.action, resource: '*' }], {
     requestId: exchange.requestId,
     region: verified.region,
@@ -91,21 +99,63 @@ async function answer<Caller extends { readonly account: string }>(
     secure: exchange.secure,
     userAgent: exchange.header('user-agent'),
   });
-  return await route.answer(events, exchange, verified.caller.account);
+  const answered = await route.answer(events, exchange, verified.caller.account, followers);
+  if (route.answer === follow) exchange.continues = followers.isRecorded(exchange, verified.now);
+  return answered;
 }
 
-async function follow(events: Events, exchange: Exchange, account: string): Promise<object> {
+/** Who waits for events, and on which connections. */
+class Followers {
+  readonly #waiting = new Map<string, number>();
+  readonly #recorded = new WeakMap<Socket, { readonly who: string; readonly at: number }>();
+
+  /** Waits with `work`. @throws Fault ThrottlingException when the principal waits too often already */
+  async wait<T>({ principal }: Exchange, work: () => Promise<T>): Promise<T> {
+    const { account, roleId, id } = principal?.caller ?? { account: '', id: '' };
+    // WHY the role's: whoever may assume a role could have as many sessions as they like.
+    const who = `${account} ${roleId ?? id}`;
+    const waiting = this.#waiting.get(who) ?? 0;
+    if (waiting >= LIMITS.eventFollowersPerPrincipalMax)
+      throw new Fault('ThrottlingException', 'Rate exceeded');
+    this.#waiting.set(who, waiting + 1);
+    try {
+      return await work();
+    } finally {
+      const left = (this.#waiting.get(who) ?? 1) - 1;
+      if (left > 0) this.#waiting.set(who, left);
+      else this.#waiting.delete(who);
+    }
+  }
+
+  /**
+   * Whether there is an audit record, not too old, of the caller following on this connection. WHY: a follower asks again
+   * and again, and a record of each time would bury the others.
+   */
+  isRecorded({ request: { socket }, principal }: Exchange, now: number): boolean {
+    const who = `${principal?.caller.arn} ${principal?.accessKeyId}`;
+    const last = this.#recorded.get(socket);
+    if (last?.who === who && now - last.at < LIMITS.eventRecordMs) return true;
+    this.#recorded.set(socket, { who, at: now });
+    return false;
+  }
+}
+
+async function follow(
+  events: Events,
+  exchange: Exchange,
+  account: string,
+  followers: Followers,
+): Promise<object> {
   const { query, response } = exchange;
   const gone = new AbortController();
   response.once('close', () => gone.abort());
   const after = query.has('after')
     ? readNumber(query, 'after', 0, Number.MAX_SAFE_INTEGER)
     : await events.find(account, query.get('from') ?? undefined);
-  return await events.read(account, after, {
-    limit: readNumber(query, 'limit', LIMITS.eventPageMax, LIMITS.eventPageMax),
-    waitMs: readNumber(query, 'wait', 0, LIMITS.eventWaitMs),
-    signal: gone.signal,
-  });
+  const limit = readNumber(query, 'limit', LIMITS.eventPageMax, LIMITS.eventPageMax);
+  const waitMs = readNumber(query, 'wait', 0, LIMITS.eventWaitMs);
+  const read = () => events.read(account, after, { limit, waitMs, signal: gone.signal });
+  return await (waitMs === 0 ? read() : followers.wait(exchange, read));
 }
 
 async function listDead(events: Events, _exchange: Exchange, account: string): Promise<object> {

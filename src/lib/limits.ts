@@ -55,6 +55,8 @@ export const LIMITS = {
   requestsInFlightMax: 256,
   transfersInFlightMax: 256,
   eventFollowersMax: 256,
+  /** of the event followers; somebody else must find a place */
+  eventFollowersPerPrincipalMax: 64,
   slowRequestsMax: 256,
   /** Requests of one connection that may wait for each other's answers. */
   pipelinedMax: 64,
@@ -92,6 +94,8 @@ export const LIMITS = {
   eventRetentionMs: 7 * 24 * 3_600_000,
   /** Longest wait of one request for events, and the most events of one answer. */
   eventWaitMs: 20_000,
+  /** While a connection follows events there is an audit record of it this often. */
+  eventRecordMs: 3_600_000,
   eventPageMax: 500,
   /** The audit log: size of one file and how many are kept. */
   auditFileBytesMax: 64 * 1_048_576,

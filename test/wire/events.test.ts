@@ -242,4 +242,21 @@ void describe('events over the wire', () => {
       ['v1', 'v2', 'v3', 'v4', 'v5'].map((tag) => `PUSH app:${tag}`),
     );
   });
+
+  void test('one principal leaves room for other followers', async () => {
+    const listed = await call('GET', '/events?after=0');
+    const path = `/events?after=${String(listed.body['next'])}&wait=20000`;
+    const polls = Array.from({ length: 65 }, () => call('GET', path));
+    const refused = await Promise.any(
+      polls.map(async (poll) => ((await poll).status === 400 ? poll : Promise.reject(new Error('served')))),
+    );
+    assert.deepEqual(refused.body, { __type: 'ThrottlingException', message: 'Rate exceeded' });
+    // Who does not wait takes no place.
+    assert.equal((await call('GET', '/events?after=0')).status, 200);
+    await push('for-all');
+    const answers = await Promise.all(polls);
+    assert.equal(answers.filter(({ body }) => tagsOf(body['events'] ?? [])[0] === 'for-all').length, 64);
+    const again = await call('GET', path);
+    assert.deepEqual(tagsOf(again.body['events']), ['for-all']);
+  });
 });

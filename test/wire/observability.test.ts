@@ -3,7 +3,7 @@ import assert from 'node:assert/strict';
 import { createHash, randomBytes } from 'node:crypto';
 import { once } from 'node:events';
 import { mkdtemp, readdir, readFile, rm } from 'node:fs/promises';
-import { request as send, type IncomingHttpHeaders, type IncomingMessage } from 'node:http';
+import { Agent, request as send, type IncomingHttpHeaders, type IncomingMessage } from 'node:http';
 import { connect } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -357,6 +357,37 @@ describe('a push, a pull and refusals', () => {
     const ids = new Set(lines.map(({ requestId }) => requestId));
     for (const { requestID } of records) assert.ok(ids.has(requestID));
   });
+});
+
+it('who follows events has a record of each connection, and of each refusal', async () => {
+  const server = await observe();
+  const { port } = server.berth;
+  const follow = async (agent: Agent, query: string): Promise<number | undefined> => {
+    const path = `/events?${query}`;
+    const url = `http://127.0.0.1:${port}${path}`;
+    const options = { region: REGION, service: 'berth', now: Date.now() };
+    const headers = signRequest({ method: 'GET', url, headers: {}, body: '' }, server.admin, options);
+    const request = send({ host: '127.0.0.1', port, path, headers, agent });
+    request.end();
+    const [message] = (await once(request, 'response')) as [IncomingMessage];
+    message.resume();
+    await once(message, 'end');
+    return message.statusCode;
+  };
+  const connections = [1, 2].map(() => new Agent({ keepAlive: true, maxSockets: 1 }));
+  for (const agent of connections) {
+    for (const query of ['after=0', 'after=1&wait=1', 'after=2&wait=1', 'after=x', 'after=3'])
+      assert.equal(await follow(agent, query), query === 'after=x' ? 400 : 200);
+  }
+  for (const agent of connections) agent.destroy();
+  const records = await server.stop();
+  assert.deepEqual(
+    records.map(({ eventName, errorCode }) => [eventName, errorCode]),
+    connections.flatMap(() => [
+      ['FollowEvents', undefined],
+      ['FollowEvents', 'InvalidParameterException'],
+    ]),
+  );
 });
 
 it('no secret of any request is in the log or the audit log', async () => {
