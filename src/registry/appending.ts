@@ -1,5 +1,4 @@
 /** Writing to unfinished blobs under a claim that only one request holds, in whatever process. */
-import { randomBytes } from 'node:crypto';
 import type { Readable } from 'node:stream';
 import { BlobNotFoundError, BlobSealedError, ByteLimitError, UploadBusyError } from '../blobs/blobs.ts';
 import { Fault, uploadNotFound } from '../domain/faults.ts';
@@ -12,11 +11,6 @@ export type UploadName = TransactionInput<'upload.hold'>['upload'];
 export type Claim = Extract<TransactionOutput<'upload.claim'>, { outcome: 'claimed' }>;
 
 export function ignore(): void {}
-
-/** A name for one append or one closing. */
-export function newWriter(): string {
-  return randomBytes(12).toString('hex');
-}
 
 /**
  * What the operating system says when files cannot be written or read now, and what the client is told: without paths. It
@@ -50,14 +44,19 @@ export function keyFault(error: unknown): unknown {
   return new Fault('ServiceUnavailableException', `The storage of the registry ${what} (${code})`);
 }
 
+/**
+ * Claims an upload, also from a writer whose process has died; one that is only taken for dead makes it contested.
+ *
+ * @throws Fault as `upload.claim` does, and InvalidLayerPartException when another request is writing
+ */
 export async function claim(
   { store, clock, layerPartsMax }: RegistryContext,
   upload: UploadName,
   writer: string,
   options: Pick<AppendOptions, 'offset'> & { readonly partLength: number | undefined },
-): Promise<TransactionOutput<'upload.claim'>> {
+): Promise<Exclude<TransactionOutput<'upload.claim'>, { outcome: 'busy' }>> {
   const now = clock();
-  return await store.transact('upload.claim', {
+  const input = {
     upload,
     writer,
     now,
@@ -65,7 +64,15 @@ export async function claim(
     offset: options.offset,
     partLength: options.partLength,
     partsMax: layerPartsMax,
-  });
+  };
+  let claimed = await store.transact('upload.claim', input);
+  if (claimed.outcome === 'busy') {
+    const fate = await store.fateOf(claimed.writer);
+    const gone = { writer: claimed.writer, dead: fate === 'dead' };
+    if (fate !== 'running') claimed = await store.transact('upload.claim', { ...input, gone });
+  }
+  if (claimed.outcome === 'busy') throw busy(claimed.size);
+  return claimed;
 }
 
 /**

@@ -16,7 +16,6 @@ import {
   claim,
   ignore,
   keyFault,
-  newWriter,
   type UploadName,
   whileHolding,
 } from './appending.ts';
@@ -30,7 +29,7 @@ export function createFinish(context: RegistryContext): Finish {
   const resolve = prepareResolve(context.store, 'blob_alias');
   return async (upload, digests, { api, tail }) => {
     const wanted = wantedDigests(digests, api);
-    const writer = newWriter();
+    const writer = context.store.newWriter();
     // WHY: until the blob store listens, an error of the source (a client that hangs up) must not end the process.
     tail?.source.on('error', ignore);
     try {

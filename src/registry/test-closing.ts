@@ -121,7 +121,7 @@ export function closingTests(open: OpenTestRegistry): void {
     await t.registry.uploads.append(repository, id, streamOf('by the first, '), {});
     const claim = {
       upload: { id, repositoryId: repository.id, repositoryName: repository.name, account: '000000000000' },
-      writer: 'dead',
+      writer: t.store.newWriter(),
       now: t.time.now,
       writerUntil: t.time.now + 60_000,
       offset: undefined,

@@ -132,8 +132,7 @@ export function uploadsTests(open: OpenTestRegistry): void {
     await t.registry.uploads.finish(repository, id, [digestOf('abcdef')], { api: false });
   });
 
-  test('the claim of a process that died runs out', async () => {
-    const { id } = await t.registry.uploads.start(repository);
+  async function claimAs(writer: string, id: string): Promise<void> {
     const upload = {
       id,
       repositoryId: repository.id,
@@ -141,8 +140,24 @@ export function uploadsTests(open: OpenTestRegistry): void {
       account: '000000000000',
     };
     const now = t.time.now;
-    const claim = { upload, writer: 'dead', now, writerUntil: now + 60_000, partsMax: 1 };
+    const claim = { upload, writer, now, writerUntil: now + 60_000, partsMax: 1 };
     await t.store.transact('upload.claim', { ...claim, offset: undefined, partLength: undefined });
+  }
+
+  test('the claim of a process that died counts no more', async () => {
+    const { id } = await t.registry.uploads.start(repository);
+    await t.registry.uploads.append(repository, id, streamOf('a'), {});
+    // No owner has the number zero.
+    await claimAs('0.dead', id);
+    assert.deepEqual(await t.registry.uploads.append(repository, id, streamOf('b'), {}), { id, size: 2 });
+    await claimAs('0.dead again', id);
+    await t.registry.uploads.finish(repository, id, [digestOf('ab')], { api: false });
+    await t.checkIntegrity();
+  });
+
+  test('the claim of a writer that is silent runs out', async () => {
+    const { id } = await t.registry.uploads.start(repository);
+    await claimAs(t.store.newWriter(), id);
     await assert.rejects(t.registry.uploads.append(repository, id, streamOf('x'), {}), {
       code: 'InvalidLayerPartException',
     });

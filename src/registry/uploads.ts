@@ -15,7 +15,6 @@ import {
   claim,
   ignore,
   keyFault,
-  newWriter,
   type UploadName,
   whileHolding,
 } from './appending.ts';
@@ -92,7 +91,7 @@ async function append(
   // WHY: until the blob store listens, an error of the source (a client that hangs up) must not end the process.
   source.on('error', ignore);
   try {
-    const writer = newWriter();
+    const writer = context.store.newWriter();
     const partLength = options.part === true ? (options.length ?? 0) : undefined;
     const claimed = await claim(context, upload, writer, { offset: options.offset, partLength });
     if (claimed.outcome === 'completed') {

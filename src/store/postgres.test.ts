@@ -84,6 +84,18 @@ function specificTests(server: () => Postgres): void {
     assert.deepEqual(await accounts(), []);
   });
 
+  test('the writers of another replica are running until it has no connection, idle or not', async () => {
+    const replica = await openPostgres({ url: server().url, poolMax: 2 }, REGISTRY);
+    const [mine, its] = [store.newWriter(), replica.newWriter()];
+    await replica.transact('increment', { subject: 'r' });
+    await store.transact('increment', { subject: 's' });
+    assert.deepEqual([await store.fateOf(its), await replica.fateOf(mine)], ['running', 'running']);
+    assert.equal(await store.fateOf('a name of older code'), 'running');
+    await replica.close();
+    assert.equal(await store.fateOf(its), 'lost');
+    assert.equal(await store.fateOf(mine), 'running');
+  });
+
   test('a server that is away is a fault, and found again when it is back', async () => {
     const find = store.prepare('select id from account where id = ?');
     await find('a');

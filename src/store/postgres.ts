@@ -10,6 +10,7 @@ import { Pool, types } from 'pg';
 import type { PoolClient, PoolConfig } from 'pg';
 import { Fault } from '../domain/faults.ts';
 import { migrate } from './migrations.ts';
+import { drawOwner, nameWriter, ownerOf } from './owners.ts';
 import type { Schema } from './schema.ts';
 import type { PreparedQuery, StoreOf } from './store.ts';
 import type { Transaction } from './transaction.ts';
@@ -28,6 +29,12 @@ const CONNECTION_TRIES_MAX = 3;
 const PAUSE_MIN_MS = 4;
 const PAUSE_MAX_MS = 250;
 
+/**
+ * First key of the advisory locks that owners of claims hold (owners.ts), each under its number as long as it is connected; the
+ * number only has to be the same in all processes.
+ */
+const OWNERS_LOCK = 7_327_002;
+
 /** See `openPostgresStore`. */
 export async function openPostgres<R extends Registry>(
   options: { url: string; poolMax?: number },
@@ -35,7 +42,13 @@ export async function openPostgres<R extends Registry>(
 ): Promise<StoreOf<R>> {
   const poolMax = options.poolMax ?? POOL_MAX;
   const writersMax = Math.max(1, Math.floor(poolMax / 2));
-  const writePool = openPool(options.url, { max: writersMax });
+  const owner = drawOwner();
+  const own = async (client: Pick<PoolClient, 'query'>): Promise<void> => {
+    await client.query(`select pg_advisory_lock_shared(${OWNERS_LOCK}, ${owner})`);
+  };
+  // WHY never without a connection: it is what others know a running owner by.
+  // oxlint-disable-next-line typescript/no-misused-promises -- the pool waits for it; its types say void
+  const writePool = openPool(options.url, { max: writersMax, min: 1, onConnect: own });
   // oxlint-disable-next-line typescript/no-misused-promises -- the pool waits for it; its types say void
   const readPool = openPool(options.url, { max: Math.max(1, poolMax - writersMax), onConnect: forbidWrites });
   const writers = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: writePool }) });
@@ -86,6 +99,16 @@ export async function openPostgres<R extends Registry>(
       };
     },
     transact,
+    newWriter: () => nameWriter(owner),
+    async fateOf(writer) {
+      const other = ownerOf(writer);
+      if (other === undefined || other === owner) return 'running';
+      const { rows } =
+        await sql`select 1 from pg_locks where locktype = 'advisory' and granted and objsubid = 2
+        and database = (select oid from pg_database where datname = current_database())
+        and classid = ${OWNERS_LOCK} and objid = ${other} limit 1`.execute(read);
+      return rows.length === 0 ? 'lost' : 'running';
+    },
     close: () => (closing ??= close()),
   };
 }

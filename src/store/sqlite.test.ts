@@ -114,6 +114,7 @@ describe('store on SQLite', () => {
     const store = await openHere();
     assert(store.shared !== undefined);
     const joined = await joinSqlite<typeof TRANSACTIONS>(store.shared);
+    assert.equal(await store.fateOf(joined.newWriter()), 'running');
     for (let i = 0; i < 200; i++) {
       // Both hold a snapshot that the other's commit makes old.
       const [writer, reader] = i % 2 === 0 ? [store, joined] : [joined, store];

@@ -12,6 +12,7 @@ import type { SQLInputValue, StatementSync } from 'node:sqlite';
 import type { MessagePort } from 'node:worker_threads';
 import { Kysely, SqliteDialect } from 'kysely';
 import { requireCurrent } from './migrations.ts';
+import { drawOwner, nameWriter, ownerOf } from './owners.ts';
 import type { Schema } from './schema.ts';
 import type { PreparedQuery, StoreOf } from './store.ts';
 import type { Registry } from './transactions.ts';
@@ -23,6 +24,8 @@ const STATEMENTS_MAX = 500;
 /** Answers of one prepared query that are kept until the next commit. */
 const KEPT_MAX = 1000;
 const BUSY_MS = 5000;
+/** See `SharedSqlite.commits`. */
+const OWNER_AT = 1;
 /** Bytes of the database read through the page cache of the kernel instead of by system calls. */
 const MMAP_BYTES = 256 * 1_048_576;
 /** How long a read transaction is held open at most: older ones keep the log from being copied into the database. */
@@ -36,7 +39,10 @@ export interface SqliteStore<R extends Registry> extends StoreOf<R> {
 /** What threads of this process need to use the database too; see `joinSqlite`. */
 export interface SharedSqlite {
   readonly file: string;
-  /** Counts commits, over shared memory: every thread sees a commit before anybody hears that it is done. */
+  /**
+   * Counts commits, over shared memory: every thread sees a commit before anybody hears that it is done. Behind the count, the
+   * number of this owner of the database (owners.ts).
+   */
   readonly commits: Int32Array<SharedArrayBuffer>;
   /** A new channel to the writer, as soon as there is one. */
   connect(): Promise<MessagePort>;
@@ -64,7 +70,8 @@ export async function openSqlite<R extends Registry>(
   let writer: WriterThread | undefined;
   try {
     createPrivate(file);
-    const commits = new Int32Array(new SharedArrayBuffer(4));
+    const commits = new Int32Array(new SharedArrayBuffer(8));
+    commits[OWNER_AT] = drawOwner();
     writer = await startWriter({ data: { file, registry: registry.href, commits }, onLost });
     const { connect: connectWriter, close: closeWriter } = writer;
     const shared = { file, commits, connect: connectWriter };
@@ -102,11 +109,15 @@ export async function joinSqlite<R extends Registry>(shared: SharedSqlite): Prom
     await reader.close();
     throw error;
   }
+  const owner = shared.commits[OWNER_AT] ?? 0;
   return {
     engine: 'sqlite',
     read: reader.read,
     prepare: reader.prepare,
     transact: writer.transact as SqliteStore<R>['transact'],
+    newWriter: () => nameWriter(owner),
+    // The lock is this process's, so every other has ended: the kernel frees it when the last thread has let go of its files.
+    fateOf: async (name) => (ownerOf(name) === owner ? 'running' : 'dead'),
     get commits() {
       return writer.commits();
     },
@@ -120,7 +131,16 @@ export async function joinSqlite<R extends Registry>(shared: SharedSqlite): Prom
 
 function readOnlyStore<R extends Registry>(reader: SqliteReader): OwnedSqliteStore<R> {
   const { read, prepare, close } = reader;
-  return { engine: 'sqlite', read, prepare, transact: refuseWrites, commits: 0, close: once(close) };
+  return {
+    engine: 'sqlite',
+    read,
+    prepare,
+    transact: refuseWrites,
+    newWriter: () => nameWriter(0),
+    fateOf: async () => 'running',
+    commits: 0,
+    close: once(close),
+  };
 }
 
 /** Opens a connection with the settings both threads share. */

@@ -2,6 +2,7 @@
  * Metadata: one transactional database, SQLite or PostgreSQL, behind one interface. Reads are ordinary queries; a write
  * is a named transaction (transaction.ts), and nothing else writes.
  */
+import type { Fate } from './owners.ts';
 import type { Reader } from './transaction.ts';
 import { TRANSACTIONS } from './transactions.ts';
 import type { InputOf, NameOf, OutputOf, Registry } from './transactions.ts';
@@ -171,6 +172,13 @@ export interface StoreOf<R extends Registry> {
    * connection broke during its commit; with the database's own error for anything else (violations.ts reads it).
    */
   transact<Name extends NameOf<R>>(name: Name, input: InputOf<R, Name>): Promise<OutputOf<R, Name>>;
+  /** A new name for a writer, for the claims it makes in rows. */
+  newWriter(): string;
+  /**
+   * What became of who made this name with {@link newWriter}, on whatever process. SQLite knows for certain: its files have one
+   * process at a time. PostgreSQL knows whether there is a connection.
+   */
+  fateOf(writer: string): Promise<Fate>;
   /** Waits for writes in flight; later ones are refused. */
   close(): Promise<void>;
 }

@@ -1,7 +1,8 @@
 /**
  * Unfinished blobs. A row holds what is committed: size and digest of the bytes so far. One writer at a time holds a
- * claim on it, which runs out by itself when its process dies. A finished upload keeps its row for a while, so that a
- * client whose answer got lost may ask again; its storage key then belongs to a blob or to the trash.
+ * claim on it, which counts no more when its process has died (owners.ts), and runs out by itself. A finished upload keeps
+ * its row for a while, so that a client whose answer got lost may ask again; its storage key then belongs to a blob or to
+ * the trash.
  */
 import { Fault, repositoryNotFound, uploadNotFound } from '../domain/faults.ts';
 import { addAliases } from './aliases.ts';
@@ -91,6 +92,8 @@ export interface ClaimUploadInput {
   /** set for a part of the ECR API: its length */
   readonly partLength: number | undefined;
   readonly partsMax: number;
+  /** a writer whose owner has ended (`dead`), or is taken for it: its claim counts no more */
+  readonly gone?: { readonly writer: string; readonly dead: boolean };
 }
 
 /** What the holder of the claim works on. */
@@ -102,7 +105,7 @@ export interface ClaimedUpload {
   readonly sha256: string;
   readonly parts: number;
   readonly smallPart: boolean;
-  /** a claim ran out before: somebody else may still be writing to these bytes */
+  /** somebody who lost a claim before may still be writing to these bytes */
   readonly contested: boolean;
 }
 
@@ -111,22 +114,25 @@ export type ClaimOutcome =
   /** finished before, with this digest */
   | { readonly outcome: 'completed'; readonly digest: string; readonly size: number }
   /** the part is the newest one again, after a lost answer; nothing is claimed */
-  | { readonly outcome: 'repeated'; readonly size: number };
+  | { readonly outcome: 'repeated'; readonly size: number }
+  /** another writer has it */
+  | { readonly outcome: 'busy'; readonly size: number; readonly writer: string };
 
 /**
  * Claims the right to write to an upload, for appending or closing.
  *
- * @throws Fault UploadNotFoundException, InvalidLayerPartException (another offset, another writer), LimitExceededException
+ * @throws Fault UploadNotFoundException, InvalidLayerPartException (another offset), LimitExceededException
  */
 async function claimUpload(tx: Tx, input: ClaimUploadInput): Promise<ClaimOutcome> {
   const row = await requireUpload(tx, input.upload);
   if (row.completed_digest !== null) {
     return { outcome: 'completed', digest: row.completed_digest, size: row.size };
   }
-  if (row.writer !== null && row.writer !== input.writer && (row.writer_until ?? 0) > input.now) {
-    throw invalidPart('Another request is writing to the upload', row.size);
+  const { offset, partLength, gone } = input;
+  const other = row.writer === input.writer ? null : row.writer;
+  if (other !== null && other !== gone?.writer && (row.writer_until ?? 0) > input.now) {
+    return { outcome: 'busy', size: row.size, writer: other };
   }
-  const { offset, partLength } = input;
   if (offset !== undefined && offset !== row.size) {
     const repeated =
       partLength !== undefined && partLength === row.last_part_size && offset + partLength === row.size;
@@ -139,7 +145,8 @@ async function claimUpload(tx: Tx, input: ClaimUploadInput): Promise<ClaimOutcom
       `The layer exceeds the maximum allowed number of parts which is '${input.partsMax}'`,
     );
   }
-  const contested = row.contested !== 0 || (row.writer !== null && row.writer !== input.writer);
+  const ended = other === null || (other === gone?.writer && gone.dead);
+  const contested = row.contested !== 0 || !ended;
   await tx
     .updateTable('upload')
     .set({ writer: input.writer, writer_until: input.writerUntil, contested: contested ? 1 : 0 })

@@ -54,6 +54,18 @@ export function storeConformance(name: string, create: () => Promise<Database>):
       );
     });
 
+    test('a writer is running as long as its store is open, whoever asks', async () => {
+      const writer = store.newWriter();
+      assert.notEqual(store.newWriter(), writer);
+      await insert(account('111111111111'));
+      assert.equal(await store.fateOf(writer), 'running');
+      await store.close();
+      store = await database.open();
+      const expected = store.engine === 'sqlite' ? 'dead' : 'lost';
+      assert.equal(await store.fateOf(writer), expected);
+      assert.equal(await store.fateOf(store.newWriter()), 'running');
+    });
+
     test('closing waits for writes in flight and refuses later ones', async () => {
       const ids = Array.from({ length: 30 }, (_, i) => `c${10 + i}`);
       const writes = ids.map((id) => insert(account(id)));
@@ -185,6 +197,7 @@ function transactionTests(context: () => Context): void {
       tag('r1', 'latest', 'm1'),
       image('r1', 'm2'),
       ['image_child', { repository_id: 'r1', parent_digest: 'm2', child_digest: 'm1' }],
+      ['image_child_absent', { repository_id: 'r1', parent_digest: 'm2', child_digest: 'm3' }],
       upload('u1', 'k9'),
       ['repository_tag', { repository_id: 'r1', key: 'k', value: 'v' }],
     );
@@ -206,6 +219,7 @@ function transactionTests(context: () => Context): void {
     await store.transact('deleteRows', { table: 'repository', column: 'id', value: 'r1' });
     assert.deepEqual(await store.read.selectFrom('upload').selectAll().execute(), []);
     assert.deepEqual(await store.read.selectFrom('repository_tag').selectAll().execute(), []);
+    assert.deepEqual(await store.read.selectFrom('image_child_absent').selectAll().execute(), []);
   });
 
   test('the reader cannot write', async () => {
