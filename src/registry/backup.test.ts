@@ -9,7 +9,7 @@ import { openKeyRing } from '../lib/keyring.ts';
 import { listTables, openSqliteStore } from '../store/store.ts';
 import { blobRowOf, copyBlob } from './backup-copy.ts';
 import { createBackup, createRegistry, type Repository, RESTORE_MARKER, restoreBackup } from './registry.ts';
-import { digestOf, imageOf, push, streamOf } from './testing.ts';
+import { digestOf, imageOf, indexOf, push, streamOf } from './testing.ts';
 
 async function openData() {
   const place = await mkdtemp(join(tmpdir(), 'berth-backup-'));
@@ -20,7 +20,14 @@ async function openData() {
   const store = await openSqliteStore({ file });
   const reader = await openSqliteStore({ file, readOnly: true });
   const time = { now: Date.UTC(2026, 0, 1) };
-  const registry = createRegistry({ store, blobs, ring: keys, clock: () => time.now, trashGraceMs: 0 });
+  const registry = createRegistry({
+    store,
+    blobs,
+    ring: keys,
+    clock: () => time.now,
+    trashGraceMs: 0,
+    sparseIndexes: 'accept',
+  });
   const address = { account: '000000000000', region: 'us-east-1', name: 'app' };
   const row = {
     ...address,
@@ -51,6 +58,8 @@ async function openData() {
     blobs,
     store,
     reader,
+    registry,
+    repository,
     /** Deletes the image of a tag, and has its bytes collected. */
     collect: async (tag: string): Promise<void> => {
       await registry.images.batchDelete(repository, [{ imageTag: tag }]);
@@ -109,7 +118,32 @@ test('every table is in a backup but those that are about bytes that are not', a
     assert.ok(tables.includes(table), table);
   for (const table of ['migration', 'upload', 'garbage_trash']) assert.ok(!tables.includes(table), table);
   assert.ok(tables.indexOf('repository') < tables.indexOf('repository_blob'));
-  assert.ok(tables.indexOf('image') < tables.indexOf('image_child'));
+  for (const table of ['image_child', 'image_child_absent'])
+    assert.ok(tables.indexOf('image') < tables.indexOf(table), table);
+});
+
+test('a sparse index comes back, and what it waits for', async () => {
+  await using data = await openData();
+  const member = imageOf('{"n":1}', [], { annotations: { pushed: 'later' } });
+  const index = indexOf([imageOf('{"n":0}', ['layer 0']), member]);
+  await data.registry.images.put(data.repository, push(index, ['multi']));
+  await data.backUp(data.blobs.open.bind(data.blobs), () => {});
+  const target = join(data.place, 'restored');
+  await restoreBackup({ directory: join(data.place, 'backups'), data: target, database: '' });
+  const ring = await openKeyRing(join(target, 'keys'));
+  const blobs = await createFileBlobStore({ directory: join(target, 'blobs'), keys: ring });
+  const store = await openSqliteStore({ file: join(target, 'berth.db') });
+  const { images, close } = createRegistry({ store, blobs, ring, clock: Date.now });
+  const found = await images.find(data.repository, 'multi', { pull: false });
+  assert.deepEqual(Buffer.from(found?.manifest ?? []), index);
+  const imageDigest = digestOf(member);
+  assert.equal(await images.find(data.repository, imageDigest, { pull: false }), undefined);
+  await images.put(data.repository, push(member));
+  const { failures } = await images.batchDelete(data.repository, [{ imageDigest }]);
+  assert.equal(failures[0]?.failureCode, 'ImageReferencedByManifestList');
+  await close();
+  await store.close();
+  await blobs.close();
 });
 
 test('a copy under a digest it does not have is refused and leaves nothing', async () => {

@@ -29,7 +29,8 @@ async function openData(openStore: OpenStore) {
   const time = { now: Date.UTC(2026, 0, 1) };
   let store = await openStore(directory);
   let blobs = await openBlobs();
-  const open = () => createRegistry({ store, blobs, ring: keys, clock: () => time.now });
+  const open = () =>
+    createRegistry({ store, blobs, ring: keys, clock: () => time.now, sparseIndexes: 'accept' });
   let registry = open();
   const createRepository = async (name: string): Promise<Repository> => {
     const address = { account: '000000000000', region: 'us-east-1', name };
@@ -117,7 +118,7 @@ async function openData(openStore: OpenStore) {
 
 type Data = Awaited<ReturnType<typeof openData>>;
 
-/** An image in two repositories, below a tagged index in one of them. */
+/** An image in two repositories, below a tagged index in one of them, whose other member is not here. */
 async function fill(data: Data) {
   const app = await data.createRepository('team/app');
   const copy = await data.createRepository('team/copy');
@@ -126,7 +127,7 @@ async function fill(data: Data) {
   await data.upload(app, BIG, [sha512]);
   const image = imageOf('{}', ['layer', BIG]);
   await data.registry.images.put(app, push(image, ['v1', 'latest']));
-  await data.registry.images.put(app, push(indexOf([image]), ['multi']));
+  await data.registry.images.put(app, push(indexOf([image, imageOf('{}', ['absent'])]), ['multi']));
   for (const text of ['{}', 'layer', BIG]) {
     assert.equal(await data.registry.layers.mount(copy, app, digestOf(text)), true);
   }
@@ -286,6 +287,12 @@ describe('check on SQLite', () => {
       `delete from image_blob where blob_digest = '${digestOf('layer')}' and repository_id = 'id-team/app'`,
       ['damage reference-unrecorded'],
       ['damage reference-unrecorded'],
+    ],
+    ['delete from image_child_absent', ['damage reference-unrecorded'], ['damage reference-unrecorded']],
+    [
+      `insert into image_child_absent select repository_id, parent_digest, child_digest from image_child`,
+      ['damage child-awaited'],
+      ['damage child-awaited'],
     ],
     [
       `update repository_blob set size = 6 where digest = '${digestOf('layer')}' and repository_id = 'id-team/app'`,

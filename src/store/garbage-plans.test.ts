@@ -22,12 +22,14 @@ interface Plan {
   readonly Plans?: readonly Plan[];
 }
 
-/** What deletes an image's content, beside the reviews; with the checks of the rows that refer to what goes. */
+/** What deletes an image's content, beside the reviews, with the checks of the rows that refer to what goes; and what a push asks. */
 const STATEMENTS = [
   `delete from repository_blob where repository_id = '${BIG}' and digest = 'x'`,
   `delete from blob where storage_key = 'x'`,
   `delete from image_blob where repository_id = '${BIG}' and image_digest = 'x'`,
   `delete from image_child where repository_id = '${BIG}' and parent_digest = 'x'`,
+  `delete from image_child_absent where repository_id = '${BIG}' and parent_digest = 'x'`,
+  `select parent_digest from image_child_absent where repository_id = '${BIG}' and child_digest = 'x' limit 1`,
   `delete from image where repository_id = '${BIG}' and digest = 'x'`,
   `delete from garbage_review where repository_id = '${BIG}' and digest = 'x'`,
   `select digest from repository_blob where storage_key = 'x' limit 1`,
@@ -49,7 +51,9 @@ describe('statements of the collector', () => {
           const values = statement === sql ? (parameters as number[]) : [];
           const plan = database.prepare(`explain query plan ${statement}`).all(...values);
           const lines = plan.map(({ detail }) => String(detail));
-          for (const line of lines.filter((it) => /\b(image|image_blob|image_child|tag|i|b|k)\b/.test(it)))
+          for (const line of lines.filter((it) =>
+            /\b(image|image_blob|image_child|image_child_absent|tag|i|b|k)\b/.test(it),
+          ))
             assert.doesNotMatch(line, /^SCAN|\(repository_id=\?\)$/, `${statement}: ${lines.join('; ')}`);
         }
       } finally {

@@ -18,7 +18,7 @@ import { addAliases, resolveAliases } from './aliases.ts';
 import { chunks } from './repository-blobs.ts';
 import { admitChild, awaitChildren } from './sparse-indexes.ts';
 import { followSubject, restoreImage } from './storage-class.ts';
-import type { Reader, Transaction, Tx } from './transaction.ts';
+import type { Transaction, Tx } from './transaction.ts';
 
 export { unlinkBlobsOfRepository } from './repository-blobs.ts';
 
@@ -227,14 +227,31 @@ async function requireRoom(tx: Tx, { repository, imagesMax }: PutImageRow): Prom
 
 /** Says whether a sparse index waits for this image. */
 async function insertImage(tx: Tx, input: PutImageRow, size: number): Promise<boolean> {
-  const newest = await selectNewest(tx, input.repository.id, input.digest).executeTakeFirst();
+  const { id: repositoryId } = input.repository;
+  // WHY in one: every push asks for both, and hardly ever does an index wait. Without images there is none.
+  const newest = await tx
+    .selectFrom('image')
+    .select((q) => [
+      'pushed_at',
+      q
+        .selectFrom('image_child_absent as a')
+        .select('a.parent_digest')
+        .where('a.repository_id', '=', repositoryId)
+        .where('a.child_digest', '=', input.digest)
+        .limit(1)
+        .as('awaiting'),
+    ])
+    .where('repository_id', '=', repositoryId)
+    .orderBy('pushed_at', 'desc')
+    .limit(1)
+    .executeTakeFirst();
   // INVARIANT: push times of a repository are distinct and in the order of the pushes (ecr-api.md §7.5).
   const pushedAt = Math.max(input.now, (newest?.pushed_at ?? 0) + 1);
   await tx
     .insertInto('image')
     .values({
       id: pushedAt.toString(16).padStart(12, '0') + input.nonce,
-      repository_id: input.repository.id,
+      repository_id: repositoryId,
       digest: input.digest,
       media_type: input.mediaType,
       artifact_type: input.artifactType ?? null,
@@ -246,28 +263,6 @@ async function insertImage(tx: Tx, input: PutImageRow, size: number): Promise<bo
     })
     .execute();
   return (newest?.awaiting ?? null) !== null;
-}
-
-/**
- * The time of the newest push, and an index that waits for a digest if there is one; without images there is none. Exported
- * for the test of its plan. WHY in one: every push asks, and hardly ever does an index wait.
- */
-export function selectNewest(tx: Reader, repositoryId: string, digest: string) {
-  return tx
-    .selectFrom('image')
-    .select((q) => [
-      'pushed_at',
-      q
-        .selectFrom('image_child_absent as a')
-        .select('a.parent_digest')
-        .where('a.repository_id', '=', repositoryId)
-        .where('a.child_digest', '=', digest)
-        .limit(1)
-        .as('awaiting'),
-    ])
-    .where('repository_id', '=', repositoryId)
-    .orderBy('pushed_at', 'desc')
-    .limit(1);
 }
 
 async function insertReferences(
