@@ -1,6 +1,8 @@
+import { IncomingMessage } from 'node:http';
 import type { Readable } from 'node:stream';
 import { ByteLimitError } from './errors.ts';
 import type { FrameWriter } from './frame-writer.ts';
+import { release } from './limits.ts';
 import { abortReason, prematureClose } from './sink-writer.ts';
 
 /** What stops a pump from outside. */
@@ -18,6 +20,8 @@ export function pump(source: Readable, writer: FrameWriter, stop: PumpStop): Pro
     let received = 0;
     let settled = false;
     let holding = false;
+    // Node copies the body of a request for its reader, who has it alone.
+    const own = source instanceof IncomingMessage;
     const settle = (error?: Error): void => {
       if (settled) return;
       settled = true;
@@ -33,6 +37,7 @@ export function pump(source: Readable, writer: FrameWriter, stop: PumpStop): Pro
       if (received > stop.maxBytes) return settle(new ByteLimitError(stop.maxBytes));
       try {
         writer.write(chunk);
+        if (own && Buffer.isBuffer(chunk)) release(chunk);
       } catch (error) {
         return settle(error as Error);
       }
