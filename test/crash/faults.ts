@@ -10,7 +10,9 @@ import { missing, type Environment } from '../clients/harness.ts';
 
 export const missingCompiler = missing('cc');
 
-const SOURCE = fileURLToPath(new URL('fault-layer.c', import.meta.url));
+const SOURCES = ['fault-layer.c', 'fault-refused.c'].map((name) =>
+  fileURLToPath(new URL(name, import.meta.url)),
+);
 
 /** Offsets in `control`, as in fault-layer.c. */
 const STEPS_AT = 0;
@@ -51,7 +53,8 @@ export async function layFaults(root: string): Promise<FaultLayer> {
   const area = await mkdtemp(join(tmpdir(), 'berth-faults-'));
   await mkdir(join(area, 'saved'));
   const library = join(area, 'fault-layer.so');
-  await promisify(execFile)('cc', ['-O2', '-shared', '-fPIC', '-o', library, SOURCE, '-ldl', '-lpthread']);
+  const flags = ['-O2', '-shared', '-fPIC', '-fvisibility=hidden'];
+  await promisify(execFile)('cc', [...flags, '-o', library, ...SOURCES, '-ldl', '-lpthread']);
   await mkdir(root, { recursive: true, mode: 0o700 });
   const fd = openSync(join(area, 'control'), 'wx+', 0o600);
   ftruncateSync(fd, CONTROL_BYTES);

@@ -7,6 +7,7 @@
 import {
   existsSync,
   linkSync,
+  mkdirSync,
   readdirSync,
   readFileSync,
   renameSync,
@@ -50,18 +51,31 @@ export type Loss = 'nothing' | 'everything' | 'something';
 
 /** Takes back what was not synced below `root`, forgets the records, and says how many changes were taken back. */
 export function losePower(root: string, area: string, loss: Loss, random: () => number): number {
-  const records = readRecords(join(area, 'log'));
-  let lost = 0;
-  if (loss !== 'nothing') {
-    const keep = loss === 'everything' ? () => 0 : random;
-    lost += loseContent(records, [root, join(area, 'saved')], keep);
-    lost += loseEntries(records, join(area, 'saved'), keep);
-    // shared memory does not outlive the machine
-    rmSync(join(root, 'berth.db-shm'), { force: true });
-  }
+  const records = loss === 'nothing' ? [] : readRecords(join(area, 'log'));
+  const keep = loss === 'everything' ? () => 0 : random;
+  const lost = lose(root, area, records, keep);
+  // shared memory does not outlive the machine
+  if (loss !== 'nothing') rmSync(join(root, 'berth.db-shm'), { force: true });
+  forget(area);
+  return lost;
+}
+
+/** Takes back every change below `root` that is recorded, synced or not, and forgets the records. */
+export function takeBack(root: string, area: string): void {
+  const syncs: readonly number[] = [TYPE.sync, TYPE.syncDirectory, TYPE.lost];
+  const records = readRecords(join(area, 'log')).filter(({ type }) => !syncs.includes(type));
+  lose(root, area, records, () => 0);
+  forget(area);
+}
+
+function lose(root: string, area: string, records: readonly Record[], keep: () => number): number {
+  const saved = join(area, 'saved');
+  return loseContent(records, [root, saved], keep) + loseEntries(records, saved, keep);
+}
+
+function forget(area: string): void {
   writeFileSync(join(area, 'log'), '');
   for (const name of readdirSync(join(area, 'saved'))) rmSync(join(area, 'saved', name));
-  return lost;
 }
 
 function readRecords(file: string): Record[] {
@@ -191,6 +205,7 @@ function undo({ type, path, other, saved }: Record, directory: string): void {
   };
   if (type === TYPE.create) rmSync(path, { force: true });
   else if (type === TYPE.mkdir) rmSync(path, { recursive: true, force: true });
+  else if (type === TYPE.rmdir) mkdirSync(path, { recursive: true });
   else if (type === TYPE.unlink) restore(path);
   else if (type === TYPE.rename) {
     if (existsSync(other)) renameSync(other, path);
