@@ -501,9 +501,10 @@ EXPORT int rename(const char *from, const char *to) {
 }
 
 EXPORT int link(const char *from, const char *to) {
-  char new[PATH_MAX];
+  char old[PATH_MAX], new[PATH_MAX];
   if (!inside(to, new)) return REAL(link)(from, to);
-  ENTRY(new, 0, R_CREATE, new, NULL, REAL(link)(from, to))
+  if (!inside(from, old)) refuse("link", new);
+  ENTRY(new, 0, R_CREATE, new, old, REAL(link)(from, to))
 }
 
 EXPORT int unlink(const char *path) {

@@ -30,6 +30,8 @@ import { createWorld, ecr, LEASE_MS, live, settle, verify, type Life, type World
 
 const CRASHES = Number(process.env['CRASHES'] ?? 1000);
 const SEED = Number(process.env['CRASH_SEED'] ?? 20_261_124);
+/** Each database; a crash takes a second or two, on a busy machine more. */
+const TIMEOUT_MS = Math.max(1_800_000, CRASHES * 3000);
 /** Later than any grace: what a deleted repository had keeps the default one of two hours. */
 const LATER_MS = 3 * 3_600_000;
 /** Of so many crashes one is in the start of the server. */
@@ -75,10 +77,10 @@ describe('crash points', { skip, concurrency: true }, () => {
     for (const place of places) await place.remove();
   });
 
-  test('SQLite', { timeout: 1_800_000 }, async () => {
+  test('SQLite', { timeout: TIMEOUT_MS }, async () => {
     await crashEverywhere('sqlite', {}, Math.ceil(CRASHES * 0.44));
   });
-  test('PostgreSQL', { timeout: 1_800_000 }, async () => {
+  test('PostgreSQL', { timeout: TIMEOUT_MS }, async () => {
     await crashEverywhere('postgres', { BERTH_DATABASE: database.url }, Math.ceil(CRASHES * 0.44));
   });
 });

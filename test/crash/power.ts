@@ -4,6 +4,7 @@
  * A file keeps what it had at its last sync; of what came later, blocks of 512 or 4096 bytes stay or not, each for itself.
  * A directory keeps its entries of its last sync; of later changes a beginning stays, in order (journals keep it).
  */
+import assert from 'node:assert/strict';
 import {
   existsSync,
   linkSync,
@@ -40,6 +41,7 @@ interface Record {
   /** size of the file before */
   readonly size: number;
   readonly path: string;
+  /** of a link and of a rename: the other path */
   readonly other: string;
   /** in `saved/`: what lost its name */
   readonly saved: string | undefined;
@@ -53,24 +55,37 @@ export type Loss = 'nothing' | 'everything' | 'something';
 export function losePower(root: string, area: string, loss: Loss, random: () => number): number {
   const records = loss === 'nothing' ? [] : readRecords(join(area, 'log'));
   const keep = loss === 'everything' ? () => 0 : random;
-  const lost = lose(root, area, records, keep);
+  const saved = join(area, 'saved');
+  const lost = loseContent(records, [root, saved], keep) + loseEntries(records, saved, keep);
   // shared memory does not outlive the machine
   if (loss !== 'nothing') rmSync(join(root, 'berth.db-shm'), { force: true });
   forget(area);
   return lost;
 }
 
-/** Takes back every change below `root` that is recorded, synced or not, and forgets the records. */
+/**
+ * Takes back every change below `root` that is recorded, synced or not, and forgets the records. Throws when something is not
+ * as the records say: then a change is not recorded.
+ */
 export function takeBack(root: string, area: string): void {
   const syncs: readonly number[] = [TYPE.sync, TYPE.syncDirectory, TYPE.lost];
   const records = readRecords(join(area, 'log')).filter(({ type }) => !syncs.includes(type));
-  lose(root, area, records, () => 0);
+  const saved = join(area, 'saved');
+  loseContent(records, [root, saved], () => 0);
+  for (const record of records.toReversed()) {
+    requireAsLeft(record);
+    undo(record, saved);
+  }
   forget(area);
 }
 
-function lose(root: string, area: string, records: readonly Record[], keep: () => number): number {
-  const saved = join(area, 'saved');
-  return loseContent(records, [root, saved], keep) + loseEntries(records, saved, keep);
+/** What a change made is there, and in a new file or directory nothing is left. */
+function requireAsLeft({ type, path, other }: Record): void {
+  if (type === TYPE.create && other === '') assert.equal(statSync(path).size, 0, path);
+  else if (type === TYPE.create) assert.equal(statSync(path).ino, statSync(other).ino, path);
+  else if (type === TYPE.rename) assert.ok(existsSync(other), other);
+  else if (type === TYPE.mkdir) assert.deepEqual(readdirSync(path), [], path);
+  else if (type === TYPE.unlink || type === TYPE.rmdir) assert.ok(!existsSync(path), path);
 }
 
 function forget(area: string): void {
