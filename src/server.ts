@@ -14,7 +14,7 @@ import {
 } from 'node:net';
 import { createSecureContext, type SecureContextOptions, Server as TlsServer } from 'node:tls';
 import { Fault } from './domain/faults.ts';
-import { Admission, Entrance, Exchange, type Kind, type Reason } from './http/http.ts';
+import { Admission, BodyMemory, Entrance, Exchange, type Kind, type Reason } from './http/http.ts';
 import { LIMITS } from './lib/limits.ts';
 
 export type Door = (exchange: Exchange) => Promise<void>;
@@ -79,6 +79,9 @@ export interface ServerLimits {
   readonly queueMs: number;
   readonly targetMs: number;
   readonly calmMs: number;
+  readonly bodyBytesMax: number;
+  readonly bodyWaitMs: number;
+  readonly bodyReceiveMs: number;
 }
 
 export const SERVER_LIMITS: ServerLimits = {
@@ -92,6 +95,9 @@ export const SERVER_LIMITS: ServerLimits = {
   queueMs: LIMITS.admissionQueueMs,
   targetMs: LIMITS.admissionTargetMs,
   calmMs: LIMITS.admissionCalmMs,
+  bodyBytesMax: LIMITS.bodyMemoryBytesMax,
+  bodyWaitMs: LIMITS.bodyWaitMs,
+  bodyReceiveMs: LIMITS.bodyReceiveMs,
 };
 
 export interface RunningServer {
@@ -136,6 +142,7 @@ interface Traffic {
   readonly excess: WeakSet<Socket>;
   readonly limits: ServerLimits;
   readonly entrance: Entrance;
+  readonly bodies: BodyMemory;
 }
 
 export async function startServer(options: ServerOptions): Promise<RunningServer> {
@@ -148,6 +155,13 @@ export async function startServer(options: ServerOptions): Promise<RunningServer
     excess: new WeakSet(),
     limits,
     entrance: openEntrance(limits, options),
+    bodies: new BodyMemory({
+      bytesMax: limits.bodyBytesMax,
+      freeBytes: LIMITS.bodyFreeBytes,
+      waitMs: limits.bodyWaitMs,
+      receiveMs: limits.bodyReceiveMs,
+      clock: () => performance.now(),
+    }),
   };
   const serveWith =
     (expects: boolean) =>
@@ -299,6 +313,7 @@ async function serve(
   const exchange = new Exchange(request, response, {
     requestId: randomUUID(),
     secure: options.tls !== undefined,
+    bodies: traffic.bodies,
   });
   let shed = false;
   traffic.answers.add(response);

@@ -85,7 +85,7 @@ async function answer<Caller extends { readonly account: string }>(
   if (route === undefined) throw new Fault('UnknownOperationException', `There is no ${name}`);
   exchange.action = route.action;
   // What is asked is in the query; a body is read only to be verified.
-  const body = await readBody(exchange.request, BODY_BYTES_MAX);
+  const body = await readBody(exchange, BODY_BYTES_MAX);
   const { rawHeaders } = exchange.request;
   const verified = await verify({ method, path, rawQuery, rawHeaders, body }, 'berth', 'json');
   exchange.principal = describeCaller(verified.caller);

@@ -118,7 +118,7 @@ describe('a body', () => {
     const outcome = Promise.withResolvers<unknown>();
     const { port } = await listen(async (exchange) => {
       const unwatch = watchReceiving(exchange.request, 50);
-      await readBody(exchange.request, 100).then(outcome.resolve, outcome.reject);
+      await readBody(exchange, 100).then(outcome.resolve, outcome.reject);
       unwatch();
     });
     const socket = connect(port);
@@ -132,7 +132,7 @@ describe('a body', () => {
     const outcome = Promise.withResolvers<unknown>();
     const { port } = await listen(async (exchange) => {
       await new Promise((resolve) => exchange.request.on('close', resolve));
-      await readBody(exchange.request, 100).then(outcome.resolve, outcome.reject);
+      await readBody(exchange, 100).then(outcome.resolve, outcome.reject);
     });
     const socket = connect(port);
     socket.write('PUT / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\nabc', () => socket.destroy());
@@ -141,7 +141,7 @@ describe('a body', () => {
 
   it('over the limit is refused by announcement and by arrival', async () => {
     const { port } = await listen(async (exchange) => {
-      const error = await readBody(exchange.request, 4).then(
+      const error = await readBody(exchange, 4).then(
         () => undefined,
         (reason: unknown) => reason as { code: string },
       );

@@ -1,10 +1,13 @@
 import type { IncomingMessage, OutgoingHttpHeaders, ServerResponse } from 'node:http';
 import type { AuditedPrincipal } from '../lib/cloudtrail.ts';
+import type { BodyMemory } from './body-memory.ts';
 import { drain, DRAIN_LIMITS, type DrainLimits } from './drain.ts';
 
 export interface ExchangeOptions {
   readonly requestId: string;
   readonly secure: boolean;
+  /** Bounds what bodies hold; absent in tests. */
+  readonly bodies?: BodyMemory | undefined;
   /** How much of an unread body is read away after an early answer; for tests. */
   readonly drainLimits?: DrainLimits;
 }
@@ -54,6 +57,7 @@ export class Exchange {
   onEarlyAnswer: (() => void) | undefined;
   blobBytesIn = 0;
   blobBytesOut = 0;
+  readonly bodies: BodyMemory | undefined;
   readonly #drainLimits: DrainLimits | undefined;
   #query: URLSearchParams | undefined;
 
@@ -62,6 +66,7 @@ export class Exchange {
     this.response = response;
     this.requestId = options.requestId;
     this.secure = options.secure;
+    this.bodies = options.bodies;
     this.#drainLimits = options.drainLimits;
     this.method = request.method ?? 'GET';
     const target = request.url ?? '/';

@@ -58,6 +58,14 @@ export const LIMITS = {
   /** of the event followers; somebody else must find a place */
   eventFollowersPerPrincipalMax: 64,
   slowRequestsMax: 256,
+  /**
+   * Memory of bodies that are read whole, which manifests and calls of the APIs are: of all together, of those that need not
+   * wait for it, how long others wait, and in what time a body must be able to arrive while others wait.
+   */
+  bodyMemoryBytesMax: 64 * 1_048_576,
+  bodyFreeBytes: 65_536,
+  bodyWaitMs: 30_000,
+  bodyReceiveMs: 120_000,
   /** Requests of one connection that may wait for each other's answers. */
   pipelinedMax: 64,
   /** Requests that wait to begin, how long at most, and what is too long while there is constantly too much to do. */

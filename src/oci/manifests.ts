@@ -68,9 +68,8 @@ function readTags(call: Call): ImageTag[] {
 }
 
 async function readManifest(call: Call): Promise<Buffer> {
-  const { request } = call.exchange;
   try {
-    return await readBody(request, LIMITS.manifestBytesMax, call.services.idleMs);
+    return await readBody(call.exchange, LIMITS.manifestBytesMax, call.services.idleMs);
   } catch (error) {
     if (!(error instanceof Fault) || error.code !== 'RequestEntityTooLargeException') throw error;
     const text = `The manifest is larger than ${LIMITS.manifestBytesMax} bytes.`;

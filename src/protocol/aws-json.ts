@@ -72,7 +72,7 @@ async function answer<Caller>(
   exchange.action = `${options.service}:${name}`;
 
   const bytesMax = (isBuilt(entry) && entry.bodyBytesMax) || LIMITS.jsonBodyBytesMax;
-  const body = await readBody(exchange.request, bytesMax);
+  const body = await readBody(exchange, bytesMax);
   const verified = await options.verify(signedRequest(exchange, body), options.service, 'json');
   exchange.principal = options.describeCaller(verified.caller);
   exchange.region = verified.region;

@@ -115,7 +115,7 @@ async function answer<Caller>(
   if (exchange.method !== 'GET' && exchange.method !== 'POST') {
     throw new ProtocolError('MethodNotAllowed', 405, 'The method is not GET or POST.');
   }
-  const body = await readBody(exchange.request, LIMITS.formBodyBytesMax);
+  const body = await readBody(exchange, LIMITS.formBodyBytesMax);
   const form = readParameters(exchange, body);
   const { service, name } = route(exchange, form, services);
   manner.namespace = service.model.metadata.xmlNamespace ?? FAULT_NAMESPACE;
