@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs';
 import { availableParallelism, homedir } from 'node:os';
 import { join, resolve } from 'node:path';
 import { parse } from 'yaml';
+import { SPARSE_MANIFESTS, type SparseManifests } from './domain/manifests.ts';
 import { isAccountId, isRegionName } from './domain/names.ts';
 import { LIMITS } from './lib/limits.ts';
 import { LOG_LEVELS, type LogLevel } from './lib/log.ts';
@@ -261,12 +262,12 @@ export const SETTINGS = {
     fallback: '',
     read: readRateLimits,
   } satisfies Setting<readonly RateLimit[]>,
-  'sparse-indexes': {
-    help: 'refuse or accept: indexes with members that the repository does not have, which ECR refuses',
-    value: 'refuse|accept',
+  'sparse-manifests': {
+    help: 'what a pushed manifest may name that the repository does not have: "refuse" for nothing, as in ECR, "indexes" for members of an index, "all" for layers as well',
+    value: SPARSE_MANIFESTS.join('|'),
     fallback: 'refuse',
-    read: (value) => (['refuse', 'accept'] as const).find((choice) => choice === value),
-  } satisfies Setting<'refuse' | 'accept'>,
+    read: (value) => SPARSE_MANIFESTS.find((choice) => choice === value),
+  } satisfies Setting<SparseManifests>,
   'gc-interval-ms': duration(60_000, 'time between rounds of garbage collection'),
   'upload-idle-ms': duration(LIMITS.uploadIdleMs, 'an unfinished upload expires after this silence'),
   'blob-lease-ms': duration(LIMITS.blobLeaseMs, 'how long content stays that no image refers to'),

@@ -97,7 +97,7 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
     tagsPerImageMax,
     layerBytesMax,
     layerPartsMax,
-    sparseIndexes: config.sparseIndexes,
+    sparseManifests: config.sparseManifests,
     pullEvents: config.pullEvents,
     ...timesOf(config),
   });

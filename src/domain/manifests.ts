@@ -40,6 +40,10 @@ export interface BlobReference {
   readonly required: boolean;
 }
 
+/** What a manifest may name that is not there: nothing, as in ECR; members of an index; these and content. */
+export const SPARSE_MANIFESTS = ['refuse', 'indexes', 'all'] as const;
+export type SparseManifests = (typeof SPARSE_MANIFESTS)[number];
+
 export interface ChildReference {
   readonly digest: Digest;
   readonly size: number;

@@ -26,7 +26,7 @@ async function openData() {
     ring: keys,
     clock: () => time.now,
     trashGraceMs: 0,
-    sparseIndexes: 'accept',
+    sparseManifests: 'all',
   });
   const address = { account: '000000000000', region: 'us-east-1', name: 'app' };
   const row = {
@@ -118,7 +118,7 @@ test('every table is in a backup but those that are about bytes that are not', a
     assert.ok(tables.includes(table), table);
   for (const table of ['migration', 'upload', 'garbage_trash']) assert.ok(!tables.includes(table), table);
   assert.ok(tables.indexOf('repository') < tables.indexOf('repository_blob'));
-  for (const table of ['image_child', 'image_child_absent'])
+  for (const table of ['image_child', 'image_child_absent', 'image_blob_absent'])
     assert.ok(tables.indexOf('image') < tables.indexOf(table), table);
 });
 

@@ -30,7 +30,7 @@ async function openData(openStore: OpenStore) {
   let store = await openStore(directory);
   let blobs = await openBlobs();
   const open = () =>
-    createRegistry({ store, blobs, ring: keys, clock: () => time.now, sparseIndexes: 'accept' });
+    createRegistry({ store, blobs, ring: keys, clock: () => time.now, sparseManifests: 'all' });
   let registry = open();
   const createRepository = async (name: string): Promise<Repository> => {
     const address = { account: '000000000000', region: 'us-east-1', name };
@@ -288,11 +288,16 @@ describe('check on SQLite', () => {
       ['damage reference-unrecorded'],
       ['damage reference-unrecorded'],
     ],
+    [
+      `insert into image_blob_absent select * from image_blob where blob_digest = '${digestOf('layer')}' limit 1`,
+      ['damage awaited-present'],
+      ['damage awaited-present'],
+    ],
     ['delete from image_child_absent', ['damage reference-unrecorded'], ['damage reference-unrecorded']],
     [
       `insert into image_child_absent select repository_id, parent_digest, child_digest from image_child`,
-      ['damage child-awaited'],
-      ['damage child-awaited'],
+      ['damage awaited-present'],
+      ['damage awaited-present'],
     ],
     [
       `update repository_blob set size = 6 where digest = '${digestOf('layer')}' and repository_id = 'id-team/app'`,

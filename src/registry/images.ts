@@ -96,7 +96,7 @@ function nameOf(repository: Repository) {
 }
 
 async function putImage(
-  { store, clock, imagesPerRepositoryMax, tagsPerImageMax, sparseIndexes }: RegistryContext,
+  { store, clock, imagesPerRepositoryMax, tagsPerImageMax, sparseManifests }: RegistryContext,
   quotas: Quotas,
   repository: Repository,
   input: PutImageInput,
@@ -120,7 +120,7 @@ async function putImage(
       manifest: new Uint8Array(input.manifest),
       tags: input.tags,
       existing: input.existing,
-      sparseIndexes,
+      sparseManifests,
       now: clock(),
       nonce: randomBytes(10).toString('hex'),
       tagsPerImageMax,

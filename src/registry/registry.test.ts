@@ -10,7 +10,7 @@ import { closingTests } from './test-closing.ts';
 import { garbageTests } from './test-garbage.ts';
 import { imagesTests } from './test-images.ts';
 import { layersTests } from './test-layers.ts';
-import { sparseIndexesTests } from './test-sparse-indexes.ts';
+import { sparseManifestsTests } from './test-sparse-manifests.ts';
 import { uploadsTests } from './test-uploads.ts';
 import { type OpenStore, openTestRegistry } from './testing.ts';
 
@@ -21,7 +21,7 @@ function registryTests(openStore: OpenStore): void {
     uploadsTests,
     closingTests,
     imagesTests,
-    sparseIndexesTests,
+    sparseManifestsTests,
     layersTests,
     aliasesTests,
     garbageTests,

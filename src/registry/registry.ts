@@ -5,6 +5,7 @@
  */
 import type { Readable } from 'node:stream';
 import type { BlobReader, BlobStore } from '../blobs/blobs.ts';
+import type { SparseManifests } from '../domain/manifests.ts';
 import type { Digest, RepositoryAddress } from '../domain/names.ts';
 import type { KeyRing } from '../lib/keyring.ts';
 import { LIMITS } from '../lib/limits.ts';
@@ -275,8 +276,8 @@ export interface RegistryOptions {
   readonly tagsPerImageMax?: number;
   readonly layerBytesMax?: number;
   readonly layerPartsMax?: number;
-  /** whether an index may name members that the repository does not have, which ECR refuses */
-  readonly sparseIndexes?: 'refuse' | 'accept';
+  /** what a manifest may name that the repository does not have, which ECR refuses */
+  readonly sparseManifests?: SparseManifests;
   /** overrides of the garbage collector's times, for tests and operators */
   readonly uploadIdleMs?: number;
   readonly blobLeaseMs?: number;
@@ -298,7 +299,7 @@ export function createRegistry(options: RegistryOptions): Registry {
     tagsPerImageMax: LIMITS.tagsPerImageMax,
     layerBytesMax: LIMITS.layerBytesMax,
     layerPartsMax: LIMITS.layerPartsMax,
-    sparseIndexes: 'refuse',
+    sparseManifests: 'refuse',
     uploadIdleMs: LIMITS.uploadIdleMs,
     blobLeaseMs: LIMITS.blobLeaseMs,
     trashGraceMs: LIMITS.trashGraceMs,

@@ -194,6 +194,8 @@ export async function referencesOfImage(
     union all
     select child_digest from image_child where repository_id = ${repositoryId} and parent_digest = ${digest}
     union all
+    select blob_digest from image_blob_absent where repository_id = ${repositoryId} and image_digest = ${digest}
+    union all
     select child_digest from image_child_absent where repository_id = ${repositoryId} and parent_digest = ${digest}
     union all
     select a.alias from image_child c
@@ -215,7 +217,7 @@ export interface Contradiction {
     | 'reference-missing'
     | 'image-missing'
     | 'child-missing'
-    | 'child-awaited'
+    | 'awaited-present'
     | 'copy-missing'
     | 'link-wrong'
     | 'alias-dangling';
@@ -245,13 +247,18 @@ const CONTRADICTIONS: readonly (readonly [Contradiction['code'], string])[] = [
       (select 1 from image i where i.repository_id = c.repository_id and i.digest = c.child_digest) or not exists
       (select 1 from image i where i.repository_id = c.repository_id and i.digest = c.parent_digest)`,
   ],
-  // That a member of a sparse index is missing is in order; that it is waited for while it is here is not.
+  // That a sparse manifest misses something is in order; that it waits for what is here is not.
   [
-    'child-awaited',
+    'awaited-present',
     `select c.repository_id, c.parent_digest || ' waits for ' || c.child_digest || ', which is here' as detail
       from image_child_absent c where exists
       (select 1 from image i where i.repository_id = c.repository_id and i.digest = c.child_digest) or exists
-      (select 1 from image_alias a where a.repository_id = c.repository_id and a.alias = c.child_digest)`,
+      (select 1 from image_alias a where a.repository_id = c.repository_id and a.alias = c.child_digest)
+     union all
+     select b.repository_id, b.image_digest || ' waits for ' || b.blob_digest || ', which is here' as detail
+      from image_blob_absent b where exists
+      (select 1 from repository_blob r where r.repository_id = b.repository_id and r.digest = b.blob_digest) or exists
+      (select 1 from blob_alias a where a.repository_id = b.repository_id and a.alias = b.blob_digest)`,
   ],
   [
     'copy-missing',

@@ -22,13 +22,15 @@ interface Plan {
   readonly Plans?: readonly Plan[];
 }
 
-/** What deletes an image's content, beside the reviews, with the checks of the rows that refer to what goes; and what a push asks. */
+/** What deletes an image's content, beside the reviews, with the checks of the rows that refer to what goes; and what pushes ask. */
 const STATEMENTS = [
   `delete from repository_blob where repository_id = '${BIG}' and digest = 'x'`,
   `delete from blob where storage_key = 'x'`,
   `delete from image_blob where repository_id = '${BIG}' and image_digest = 'x'`,
   `delete from image_child where repository_id = '${BIG}' and parent_digest = 'x'`,
   `delete from image_child_absent where repository_id = '${BIG}' and parent_digest = 'x'`,
+  `delete from image_blob_absent where repository_id = '${BIG}' and image_digest = 'x'`,
+  `select image_digest from image_blob_absent where repository_id = '${BIG}' and blob_digest in ('x', 'y') limit 1`,
   `select parent_digest from image_child_absent where repository_id = '${BIG}' and child_digest = 'x' limit 1`,
   `delete from image where repository_id = '${BIG}' and digest = 'x'`,
   `delete from garbage_review where repository_id = '${BIG}' and digest = 'x'`,
@@ -52,7 +54,7 @@ describe('statements of the collector', () => {
           const plan = database.prepare(`explain query plan ${statement}`).all(...values);
           const lines = plan.map(({ detail }) => String(detail));
           for (const line of lines.filter((it) =>
-            /\b(image|image_blob|image_child|image_child_absent|tag|i|b|k)\b/.test(it),
+            /\b(image|image_blob|image_child|image_blob_absent|image_child_absent|tag|i|b|k)\b/.test(it),
           ))
             assert.doesNotMatch(line, /^SCAN|\(repository_id=\?\)$/, `${statement}: ${lines.join('; ')}`);
         }

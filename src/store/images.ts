@@ -9,14 +9,19 @@ import {
   type ImageIdFailure,
   type ImageIdName,
 } from '../domain/image-ids.ts';
-import { type BlobReference, type ChildReference, imageSize } from '../domain/manifests.ts';
+import {
+  type BlobReference,
+  type ChildReference,
+  imageSize,
+  type SparseManifests,
+} from '../domain/manifests.ts';
 import type { Digest } from '../domain/names.ts';
 import type { TagRules } from '../domain/tags.ts';
 import { recordDeletion, recordPulls, recordPush, type Deletion } from './image-events.ts';
 import { imageAlreadyExists, selectTagsOf, setTags } from './image-tags.ts';
 import { addAliases, resolveAliases } from './aliases.ts';
 import { chunks } from './repository-blobs.ts';
-import { admitChild, awaitChildren } from './sparse-indexes.ts';
+import { admitChild } from './sparse-manifests.ts';
 import { followSubject, restoreImage } from './storage-class.ts';
 import type { Transaction, Tx } from './transaction.ts';
 
@@ -47,8 +52,8 @@ export interface PutImageRow {
   readonly children: readonly ChildReference[];
   readonly tags: readonly string[];
   readonly existing: 'refuse' | 'accept';
-  /** whether members of an index may be missing; absent: they may not */
-  readonly sparseIndexes?: 'refuse' | 'accept';
+  /** absent: `refuse` */
+  readonly sparseManifests?: SparseManifests;
   readonly now: number;
   /** random, makes the row's id unique */
   readonly nonce: string;
@@ -87,11 +92,14 @@ async function putImage(tx: Tx, asked: PutImageRow): Promise<PutImageOutcome> {
   let awaited = aliases.length > 0;
   if (present === undefined) {
     const blobs = await requireBlobs(tx, input);
-    const { sizes, absent } = await requireChildren(tx, input);
+    const children = await requireChildren(tx, input);
     images = await requireRoom(tx, input);
-    if (await insertImage(tx, input, imageSize(input.contentSize, [...sizes.values()]))) awaited = true;
-    await insertReferences(tx, input, [...blobs.values()], [...sizes.keys()]);
-    await awaitChildren(tx, name, absent);
+    const size = imageSize(input.contentSize, [...children.held.values()]);
+    if (await insertImage(tx, input, size)) awaited = true;
+    await insertBlobs(tx, 'image_blob', input, [...blobs.held.values()]);
+    await insertBlobs(tx, 'image_blob_absent', input, blobs.absent);
+    await insertChildren(tx, 'image_child', input, [...children.held.keys()]);
+    await insertChildren(tx, 'image_child_absent', input, children.absent);
   }
   await addAliases(tx, 'image_alias', name, aliases);
   if (awaited) await admitChild(tx, name, [input.digest, ...aliases]);
@@ -134,36 +142,44 @@ function wrongSize(digest: string, said: number, stored: number): Fault {
   );
 }
 
-/** Verifies that the repository holds what the manifest names, in these sizes. Returns what to refer to, by sha256. */
-async function requireBlobs(tx: Tx, input: PutImageRow): Promise<Map<string, BlobReference>> {
+/**
+ * Verifies that the repository holds what the manifest names, in these sizes, unless it may be sparse. Returns what to refer to,
+ * by sha256, and what is absent.
+ */
+async function requireBlobs(
+  tx: Tx,
+  input: PutImageRow,
+): Promise<{ held: Map<string, BlobReference>; absent: readonly BlobReference[] }> {
   const held = new Map<string, BlobReference>();
-  const missing: string[] = [];
+  const absent: BlobReference[] = [];
+  const missing: BlobReference[] = [];
   for (const part of chunks(input.blobs)) {
     const known = await resolveAliases(tx, 'blob_alias', input.repository.id, digestsOf(part));
     if (known.size === 0) {
-      missing.push(...digestsOf(part.filter(({ required }) => required)));
+      absent.push(...part.filter(({ required }) => required));
       continue;
     }
     const rows = await tx
       .selectFrom('repository_blob')
-      .select(['digest', 'size'])
+      .select(['digest', 'size', 'leased_until'])
       .where('repository_id', '=', input.repository.id)
       .where('digest', 'in', [...known.values()])
-      // WHY: a link without a lease is to a copy set aside as damaged: its content is to be pushed again (damage.ts).
-      .where('leased_until', '>', 0)
       .execute();
-    const sizes = new Map(rows.map(({ digest, size }) => [digest, size]));
+    const links = new Map(rows.map((row) => [row.digest, row]));
     for (const blob of part) {
       const digest = known.get(blob.digest) ?? '';
-      const size = sizes.get(digest);
-      if (size === blob.size) held.set(digest, { ...blob, digest: digest as Digest });
-      else if (size === undefined && blob.required) missing.push(blob.digest);
-      else if (size !== undefined) throw wrongSize(blob.digest, blob.size, size);
+      const link = links.get(digest);
+      // WHY: a link without a lease is to a copy set aside as damaged: its content is to be pushed again (damage.ts).
+      if (link === undefined || link.leased_until === 0) {
+        if (blob.required) (link === undefined ? absent : missing).push(blob);
+      } else if (link.size !== blob.size) throw wrongSize(blob.digest, blob.size, link.size);
+      else held.set(digest, { ...blob, digest: digest as Digest });
     }
   }
+  if (input.sparseManifests !== 'all') missing.push(...absent);
   const { name, account } = input.repository;
-  if (missing.length > 0) throw layersNotFound(missing, name, account);
-  return held;
+  if (missing.length > 0) throw layersNotFound(digestsOf(missing), name, account);
+  return { held, absent };
 }
 
 function digestsOf(references: readonly { readonly digest: string }[]): string[] {
@@ -177,14 +193,14 @@ function digestsOf(references: readonly { readonly digest: string }[]): string[]
 async function requireChildren(
   tx: Tx,
   input: PutImageRow,
-): Promise<{ sizes: Map<string, number>; absent: readonly string[] }> {
-  const sparse = input.sparseIndexes === 'accept';
-  const sizes = new Map<string, number>();
-  const missing: string[] = [];
+): Promise<{ held: Map<string, number>; absent: readonly string[] }> {
+  const sparse = (input.sparseManifests ?? 'refuse') !== 'refuse';
+  const held = new Map<string, number>();
+  const absent: string[] = [];
   for (const part of chunks(input.children)) {
     const known = await resolveAliases(tx, 'image_alias', input.repository.id, digestsOf(part));
     if (known.size === 0) {
-      missing.push(...digestsOf(part));
+      absent.push(...digestsOf(part));
       continue;
     }
     const rows = await tx
@@ -197,14 +213,14 @@ async function requireChildren(
     for (const child of part) {
       const row = found.get(known.get(child.digest) ?? '');
       // An archived image cannot be pulled, so it must be pushed again first, which restores it.
-      if (row === undefined || (row.status !== null && !sparse)) missing.push(child.digest);
+      if (row === undefined || (row.status !== null && !sparse)) absent.push(child.digest);
       else if (Number(row.bytes) !== child.size) throw wrongSize(child.digest, child.size, Number(row.bytes));
-      else sizes.set(row.digest, row.size);
+      else held.set(row.digest, row.size);
     }
   }
   const { name, account } = input.repository;
-  if (missing.length > 0 && !sparse) throw referencedImagesNotFound(missing, name, account);
-  return { sizes, absent: missing };
+  if (absent.length > 0 && !sparse) throw referencedImagesNotFound(absent, name, account);
+  return { held, absent };
 }
 
 async function requireRoom(tx: Tx, { repository, imagesMax }: PutImageRow): Promise<number | undefined> {
@@ -265,31 +281,36 @@ async function insertImage(tx: Tx, input: PutImageRow, size: number): Promise<bo
   return (newest?.awaiting ?? null) !== null;
 }
 
-async function insertReferences(
+async function insertBlobs(
   tx: Tx,
-  input: PutImageRow,
+  table: 'image_blob' | 'image_blob_absent',
+  { repository, digest: image }: PutImageRow,
   blobs: readonly BlobReference[],
+): Promise<void> {
+  for (const part of chunks(blobs)) {
+    const rows = part.map(({ digest, mediaType }) => ({
+      repository_id: repository.id,
+      image_digest: image,
+      blob_digest: digest,
+      media_type: mediaType,
+    }));
+    await tx.insertInto(table).values(rows).execute();
+  }
+}
+
+async function insertChildren(
+  tx: Tx,
+  table: 'image_child' | 'image_child_absent',
+  { repository, digest: image }: PutImageRow,
   children: readonly string[],
 ): Promise<void> {
-  const image = { repository_id: input.repository.id };
-  for (const part of chunks(blobs)) {
-    await tx
-      .insertInto('image_blob')
-      .values(
-        part.map(({ digest, mediaType }) => ({
-          ...image,
-          image_digest: input.digest,
-          blob_digest: digest,
-          media_type: mediaType,
-        })),
-      )
-      .execute();
-  }
   for (const part of chunks(children)) {
-    await tx
-      .insertInto('image_child')
-      .values(part.map((digest) => ({ ...image, parent_digest: input.digest, child_digest: digest })))
-      .execute();
+    const rows = part.map((digest) => ({
+      repository_id: repository.id,
+      parent_digest: image,
+      child_digest: digest,
+    }));
+    await tx.insertInto(table).values(rows).execute();
   }
 }
 

@@ -46,7 +46,7 @@ const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [
   createDenials,
   orderTrash,
   indexUnfinishedUploads,
-  createAbsentChildren,
+  createAbsentReferences,
 ];
 
 function createTables({ text, int, bytes, keyed, wide }: Words): readonly string[] {
@@ -527,17 +527,21 @@ function indexUnfinishedUploads(): readonly string[] {
   return ['create index upload_unfinished on upload (repository_id) where completed_digest is null'];
 }
 
-/** Beside `image_child`, whose foreign keys stay, so that losing a member that is here is still a failed transaction. */
-function createAbsentChildren({ text, keyed }: Words): readonly string[] {
-  return [
-    `create table image_child_absent (
+/** Beside `image_child` and `image_blob`, whose foreign keys stay: losing what is here is still a failed transaction. */
+function createAbsentReferences({ text, keyed }: Words): readonly string[] {
+  const absent = (table: string, from: string, to: string, more = ''): readonly string[] => [
+    `create table ${table} (
       repository_id ${text} not null,
-      parent_digest ${text} not null,
-      child_digest ${text} not null,
-      primary key (repository_id, parent_digest, child_digest),
-      constraint image_child_absent_parent foreign key (repository_id, parent_digest)
+      ${from} ${text} not null,
+      ${to} ${text} not null,${more}
+      primary key (repository_id, ${from}, ${to}),
+      constraint ${table}_${from} foreign key (repository_id, ${from})
         references image (repository_id, digest) on delete cascade)${keyed}`,
-    `create index image_child_absent_child_digest on image_child_absent (repository_id, child_digest)`,
+    `create index ${table}_${to} on ${table} (repository_id, ${to})`,
+  ];
+  return [
+    ...absent('image_child_absent', 'parent_digest', 'child_digest'),
+    ...absent('image_blob_absent', 'image_digest', 'blob_digest', `media_type ${text} not null,`),
   ];
 }
 

@@ -7,6 +7,7 @@ import { repositoryNotFound } from '../domain/faults.ts';
 import { addAliases } from './aliases.ts';
 import { setAsideSql } from './damage.ts';
 import { unlinkContent } from './garbage.ts';
+import { admitBlob } from './sparse-manifests.ts';
 import type { Transaction, Tx } from './transaction.ts';
 
 /** Entries of one statement: far below the 32,766 variables of SQLite. */
@@ -41,7 +42,10 @@ async function review(
     .execute();
 }
 
-/** Links stored content into a repository, or renews the lease of the link there is. */
+/**
+ * Links stored content into a repository, or renews the lease of the link there is. `aliases` are its digests of other
+ * algorithms.
+ */
 export async function link(
   tx: Tx,
   content: {
@@ -51,6 +55,7 @@ export async function link(
     readonly size: number;
   },
   leasedUntil: number,
+  aliases: readonly string[],
 ): Promise<void> {
   await tx
     .insertInto('repository_blob')
@@ -66,6 +71,8 @@ export async function link(
     )
     .execute();
   await review(tx, content, leasedUntil);
+  await addAliases(tx, 'blob_alias', content, aliases);
+  await admitBlob(tx, content, [content.digest, ...aliases]);
 }
 
 export interface RenewLeaseInput {
@@ -128,17 +135,16 @@ async function mountBlob(tx: Tx, input: MountBlobInput): Promise<boolean> {
     .executeTakeFirst();
   if (blob === undefined || blob.content_key !== target.content_key) return false;
   const content = { repositoryId: input.targetId, digest: input.digest };
-  await link(tx, { ...content, storageKey: blob.storage_key, size: blob.size }, input.leasedUntil);
   const aliases = await tx
     .selectFrom('blob_alias')
     .select('alias')
     .where('repository_id', '=', input.sourceId)
     .where('digest', '=', input.digest)
     .execute();
-  await addAliases(
+  await link(
     tx,
-    'blob_alias',
-    content,
+    { ...content, storageKey: blob.storage_key, size: blob.size },
+    input.leasedUntil,
     aliases.map(({ alias }) => alias),
   );
   return true;

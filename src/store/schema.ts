@@ -39,6 +39,7 @@ export interface Schema {
   image: ImageTable;
   image_blob: ImageBlobTable;
   image_child: ImageChildTable;
+  image_blob_absent: ImageBlobAbsentTable;
   image_child_absent: ImageChildAbsentTable;
   tag: TagTable;
   upload: UploadTable;
@@ -423,7 +424,17 @@ interface ImageChildTable {
   child_digest: string;
 }
 
-/** Manifests a sparse index names that are not here. INVARIANT: none of them is an image of the repository. See sparse-indexes.ts. */
+/** Content a sparse manifest names that is not here. INVARIANT: the repository has none of it. See sparse-manifests.ts. */
+interface ImageBlobAbsentTable {
+  /** PK (repository_id, image_digest, blob_digest), FK (repository_id, image_digest) → image CASCADE */
+  repository_id: string;
+  image_digest: string;
+  /** as the manifest names it, in any algorithm; index (repository_id, blob_digest) */
+  blob_digest: string;
+  media_type: string;
+}
+
+/** Manifests a sparse index names that are not here. INVARIANT: none of them is an image of the repository. */
 interface ImageChildAbsentTable {
   /** PK (repository_id, parent_digest, child_digest), FK (repository_id, parent_digest) → image CASCADE */
   repository_id: string;

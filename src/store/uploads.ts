@@ -5,7 +5,6 @@
  * the trash.
  */
 import { Fault, repositoryNotFound, uploadNotFound } from '../domain/faults.ts';
-import { addAliases } from './aliases.ts';
 import { replaceSetAside } from './damage.ts';
 import { link, repositoryBlobTransactions, trash } from './repository-blobs.ts';
 import type { Transaction, Tx } from './transaction.ts';
@@ -306,8 +305,7 @@ async function completeUpload(tx: Tx, input: CompleteUploadInput): Promise<'link
       now: input.now,
     });
   const content = { repositoryId, digest: input.digest, storageKey: winner.storage_key, size: input.size };
-  await link(tx, content, input.leasedUntil);
-  await addAliases(tx, 'blob_alias', content, input.aliases);
+  await link(tx, content, input.leasedUntil, input.aliases);
   await tx
     .updateTable('upload')
     .set({

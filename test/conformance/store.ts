@@ -197,6 +197,7 @@ function transactionTests(context: () => Context): void {
       tag('r1', 'latest', 'm1'),
       image('r1', 'm2'),
       ['image_child', { repository_id: 'r1', parent_digest: 'm2', child_digest: 'm1' }],
+      ['image_blob_absent', { repository_id: 'r1', image_digest: 'm2', blob_digest: 'd2', media_type: 't' }],
       ['image_child_absent', { repository_id: 'r1', parent_digest: 'm2', child_digest: 'm3' }],
       upload('u1', 'k9'),
       ['repository_tag', { repository_id: 'r1', key: 'k', value: 'v' }],
@@ -219,7 +220,8 @@ function transactionTests(context: () => Context): void {
     await store.transact('deleteRows', { table: 'repository', column: 'id', value: 'r1' });
     assert.deepEqual(await store.read.selectFrom('upload').selectAll().execute(), []);
     assert.deepEqual(await store.read.selectFrom('repository_tag').selectAll().execute(), []);
-    assert.deepEqual(await store.read.selectFrom('image_child_absent').selectAll().execute(), []);
+    for (const table of ['image_blob_absent', 'image_child_absent'] as const)
+      assert.deepEqual(await store.read.selectFrom(table).selectAll().execute(), [], table);
   });
 
   test('the reader cannot write', async () => {

@@ -19,6 +19,7 @@ const TABLES: readonly Table[] = [
   'image',
   'image_blob',
   'image_child',
+  'image_blob_absent',
   'image_child_absent',
   'tag',
   'upload',

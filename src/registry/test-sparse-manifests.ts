@@ -7,20 +7,28 @@ import { OCI_IMAGE, OCI_INDEX } from '../domain/manifests.ts';
 import type { Digest } from '../domain/names.ts';
 import { pageLifecycleImages } from '../store/store.ts';
 import type { Repository } from './registry.ts';
-import { digestOf, imageOf, indexOf, push, type OpenTestRegistry, type TestRegistry } from './testing.ts';
+import {
+  digestOf,
+  imageOf,
+  indexOf,
+  push,
+  streamOf,
+  type OpenTestRegistry,
+  type TestRegistry,
+} from './testing.ts';
 
 const sha512 = (bytes: Uint8Array): Digest => digestOf(bytes, 'sha512') as Digest;
 
 /** An image of its own for each number, of 2 + 5 bytes. */
 const imageNumber = (n: number): Uint8Array => imageOf('{}', ['layer'], { annotations: { n: `${n}` } });
 
-/** The tests of indexes whose members are partly not here. */
-export function sparseIndexesTests(open: OpenTestRegistry): void {
+/** The tests of manifests that name what is partly not here. */
+export function sparseManifestsTests(open: OpenTestRegistry): void {
   let t: TestRegistry;
   let names = 0;
 
   before(async () => {
-    t = await open({ sparseIndexes: 'accept' });
+    t = await open({ sparseManifests: 'indexes' });
   });
   after(() => t.close());
 
@@ -52,7 +60,7 @@ export function sparseIndexesTests(open: OpenTestRegistry): void {
     const repository = await prepared();
     const { images } = t.registry;
     await images.put(repository, push(here));
-    const refusing = t.another({ sparseIndexes: 'refuse' });
+    const refusing = t.another({ sparseManifests: 'refuse' });
     await assert.rejects(refusing.images.put(repository, push(index, ['multi'])), {
       code: 'ReferencedImagesNotFoundException',
       message: new RegExp(`'\\[${digestOf(late)}\\]'`),
@@ -163,7 +171,7 @@ export function sparseIndexesTests(open: OpenTestRegistry): void {
     const archive = { repository, imageId, target: 'ARCHIVE', now: t.time.now } as const;
     await t.store.transact('image.setStorageClass', archive);
     await assert.rejects(
-      t.another({ sparseIndexes: 'refuse' }).images.put(repository, push(indexOf([here]))),
+      t.another({ sparseManifests: 'refuse' }).images.put(repository, push(indexOf([here]))),
       { code: 'ReferencedImagesNotFoundException' },
     );
     await images.put(repository, push(index));
@@ -171,6 +179,50 @@ export function sparseIndexesTests(open: OpenTestRegistry): void {
     assert.deepEqual((await remove(repository, here)).failures, [kept(here, index)]);
     await images.put(repository, push(here));
     assert.ok((await images.find(repository, digestOf(here), { pull: false })) !== undefined);
+    await t.checkIntegrity();
+  });
+
+  test('an image is taken without its layers, which are its content once they come', async () => {
+    const repository = await prepared();
+    const { images, layers } = t.registry;
+    const layer = digestOf('late layer') as Digest;
+    const image = imageOf('{}', ['layer', 'late layer']);
+    await assert.rejects(images.put(repository, push(image)), {
+      code: 'LayersNotFoundException',
+      message: new RegExp(`'\\[${layer}\\]'`),
+    });
+    const all = t.another({ sparseManifests: 'all' });
+    await all.images.put(repository, push(image, ['v1']));
+    assert.equal((await images.find(repository, 'v1', { pull: false }))?.size, 17);
+    assert.equal(await layers.open(repository, layer), undefined);
+    const other = imageOf('{}', ['layer'], { annotations: { its: 'own' } });
+    const lying = Buffer.from(other.toString().replace('"size":5', '"size":4'));
+    await assert.rejects(all.images.put(repository, push(lying)), { code: 'ManifestInvalid' });
+    assert.equal(await t.upload(repository, 'late layer'), layer);
+    assert.equal(await layers.remove(repository, layer), 'referenced');
+    t.time.now += 100 * 86_400_000;
+    await t.registry.collectGarbage({ orphans: true });
+    assert.equal((await (await layers.open(repository, layer))?.bytes())?.toString(), 'late layer');
+    await t.checkIntegrity();
+    await remove(repository, image);
+    assert.equal(await layers.remove(repository, layer), 'removed');
+  });
+
+  test('a mount brings what is waited for, under its other names as well', async () => {
+    const source = await prepared();
+    const repository = await prepared();
+    const { layers, uploads } = t.registry;
+    const digest = digestOf('named twice') as Digest;
+    const other = digestOf('named twice', 'sha512') as Digest;
+    const { id } = await uploads.start(source);
+    await uploads.append(source, id, streamOf('named twice'), {});
+    await uploads.finish(source, id, [digest, other], { api: false });
+    const mediaType = 'application/vnd.oci.image.layer.v1.tar';
+    const named = [digest, other].map((name) => ({ mediaType, digest: name, size: 11 }));
+    const all = t.another({ sparseManifests: 'all' });
+    await all.images.put(repository, push(imageOf('{}', [], { layers: named })));
+    assert.equal(await layers.mount(repository, source, digest), true);
+    assert.equal(await layers.remove(repository, digest), 'referenced');
     await t.checkIntegrity();
   });
 
@@ -211,24 +263,29 @@ export function sparseIndexesTests(open: OpenTestRegistry): void {
     assert.deepEqual([applied.current, applied.expired, applied.changed], [true, 0, 1]);
   });
 
-  test('in any order, also at once, an index has the members that are here and waits for the others', async () => {
+  test('in any order, also at once, a manifest has what is here of what it names and waits for the rest', async () => {
+    const { images } = t.another({ sparseManifests: 'all' });
     const some = fc.subarray([0, 1, 2], { minLength: 1 });
-    const step = fc.record({ parts: some, whole: fc.boolean(), removed: fc.boolean() });
+    const kind = fc.constantFrom('layers', 'images', 'index');
+    const step = fc.record({ parts: some, kind, removed: fc.boolean() });
     await fc.assert(
       fc.asyncProperty(
         fc.array(step, { minLength: 1, maxLength: 6 }),
         fc.boolean(),
         async (steps, atOnce) => {
-          const repository = await prepared();
-          const act = async ({ parts, whole, removed }: (typeof steps)[number]): Promise<void> => {
-            const images = parts.map(imageNumber);
-            const manifests = whole ? [indexOf(images)] : images;
-            if (removed) await remove(repository, ...manifests);
-            else for (const one of manifests) await t.registry.images.put(repository, push(one));
+          const repository = await t.createRepository(`sparse-${(names += 1)}`);
+          const act = async ({ parts, kind, removed }: (typeof steps)[number]): Promise<void> => {
+            const layers = parts.map((n) => `layer ${n}`);
+            const single = layers.map((layer) => imageOf(layer, [layer]));
+            const manifests = kind === 'index' ? [indexOf(single)] : single;
+            if (kind !== 'layers' && removed) await remove(repository, ...manifests);
+            else if (kind !== 'layers') for (const one of manifests) await images.put(repository, push(one));
+            else if (!removed) for (const layer of layers) await t.upload(repository, layer);
+            else for (const layer of layers) await t.registry.layers.remove(repository, digestOf(layer));
           };
           if (atOnce) await Promise.all(steps.map(act));
           else for (const one of steps) await act(one);
-          await checkMembers(repository);
+          await checkEdges(repository);
           await t.deleteRepository(repository);
         },
       ),
@@ -237,30 +294,33 @@ export function sparseIndexesTests(open: OpenTestRegistry): void {
     await t.checkIntegrity();
   });
 
-  /** What the rows say of every index is what its manifest says. */
-  async function checkMembers({ id }: Repository): Promise<void> {
-    const rows = (table: 'image_child' | 'image_child_absent') =>
-      t.store.read
-        .selectFrom(table)
-        .select(['parent_digest', 'child_digest'])
-        .where('repository_id', '=', id)
-        .execute();
-    const images = await t.store.read
-      .selectFrom('image')
-      .select(['digest', 'manifest'])
+  /** What the rows say of every manifest is what it says itself. */
+  async function checkEdges({ id }: Repository): Promise<void> {
+    const { read } = t.store;
+    const images = await read.selectFrom('image').selectAll().where('repository_id', '=', id).execute();
+    const blobs = await read
+      .selectFrom('repository_blob')
+      .select('digest')
       .where('repository_id', '=', id)
       .execute();
-    const present = new Set(images.map(({ digest }) => digest));
+    const present = new Set([...images, ...blobs].map(({ digest }) => digest));
     const wanted = images.flatMap(({ digest, manifest }) => {
-      const { manifests = [] } = JSON.parse(Buffer.from(manifest).toString()) as {
-        manifests?: { digest: string }[];
-      };
-      return manifests.map((child) => `${present.has(child.digest)} ${digest} ${child.digest}`);
+      type Named = Readonly<Record<'manifests' | 'layers', { digest: string }[] | undefined>>;
+      const { manifests = [], layers = [] } = JSON.parse(Buffer.from(manifest).toString()) as Named;
+      return [...manifests, ...layers].map(
+        (named) => `${present.has(named.digest)} ${digest} ${named.digest}`,
+      );
     });
-    const found = [
-      ...(await rows('image_child')).map((row) => `true ${row.parent_digest} ${row.child_digest}`),
-      ...(await rows('image_child_absent')).map((row) => `false ${row.parent_digest} ${row.child_digest}`),
-    ];
+    const found: string[] = [];
+    for (const table of ['image_child', 'image_child_absent'] as const) {
+      const rows = await read.selectFrom(table).selectAll().where('repository_id', '=', id).execute();
+      for (const row of rows)
+        found.push(`${table === 'image_child'} ${row.parent_digest} ${row.child_digest}`);
+    }
+    for (const table of ['image_blob', 'image_blob_absent'] as const) {
+      const rows = await read.selectFrom(table).selectAll().where('repository_id', '=', id).execute();
+      for (const row of rows) found.push(`${table === 'image_blob'} ${row.image_digest} ${row.blob_digest}`);
+    }
     assert.deepEqual(found.sort(), wanted.sort());
   }
 }

@@ -1,4 +1,4 @@
-/** `sparse-indexes: accept` on the whole server, through both doors: by the registry protocol and by the AWS SDK. */
+/** `sparse-manifests` on the whole server, through both doors: by the registry protocol and by the AWS SDK. */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
 import { mkdtemp, rm } from 'node:fs/promises';
@@ -6,6 +6,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { test } from 'node:test';
 import {
+  BatchCheckLayerAvailabilityCommand,
   BatchDeleteImageCommand,
   BatchGetImageCommand,
   CreateRepositoryCommand,
@@ -126,7 +127,7 @@ test('told nothing, the server refuses an index with a missing member', async ()
 });
 
 test('an accepted index is served whole, its missing member is 404 and protected once it comes', async () => {
-  await using server = await open({ 'sparse-indexes': 'accept' });
+  await using server = await open({ 'sparse-manifests': 'indexes' });
   const { ask, client } = server;
   const sparse = index(here, late);
   assert.equal(await said(ask('PUT', `manifests/${sha256(here)}`, here, IMAGE)), '201');
@@ -165,8 +166,31 @@ test('an accepted index is served whole, its missing member is 404 and protected
   assert.equal(await said(ask('DELETE', member)), '202');
 });
 
+test('an accepted image waits for its layers, on both doors', async () => {
+  await using server = await open({ 'sparse-manifests': 'all' });
+  const { ask, client } = server;
+  const { layers, ...bare } = JSON.parse(here) as { layers: object[] };
+  const awaited = 'late layer';
+  const sparse = JSON.stringify({ ...bare, layers: [...layers, descriptor('application/x', awaited)] });
+  const layer = `blobs/${sha256(awaited)}`;
+  assert.equal(await said(ask('PUT', 'manifests/v1', sparse, IMAGE)), '201');
+  assert.equal((await ask('GET', 'manifests/v1')).text, sparse);
+  assert.equal(await said(ask('GET', layer)), '404 BLOB_UNKNOWN');
+  const layerDigests = [sha256(awaited)];
+  const check = new BatchCheckLayerAvailabilityCommand({ repositoryName, layerDigests });
+  assert.equal((await client.send(check)).layers?.[0]?.layerAvailability, 'UNAVAILABLE');
+  assert.equal((await ask('POST', `blobs/uploads/?digest=${sha256(awaited)}`, awaited)).status, 201);
+  assert.equal((await ask('GET', layer)).text, awaited);
+  assert.equal((await client.send(check)).layers?.[0]?.layerAvailability, 'AVAILABLE');
+  assert.equal(await said(ask('DELETE', layer)), '405 UNSUPPORTED');
+  assert.equal(await said(ask('DELETE', 'manifests/v1')), '202');
+  assert.equal(await said(ask('DELETE', layer)), '202');
+  const image = { repositoryName, imageManifest: sparse, imageTag: 'v2' };
+  assert.equal((await client.send(new PutImageCommand(image))).image?.imageId?.imageDigest, sha256(sparse));
+});
+
 test('on the ECR API an index weighs what its members weighed when it was pushed', async () => {
-  await using server = await open({ 'sparse-indexes': 'accept' });
+  await using server = await open({ 'sparse-manifests': 'indexes' });
   const { client } = server;
   const put = async (imageManifest: string, imageTag?: string) =>
     (await client.send(new PutImageCommand({ repositoryName, imageManifest, imageTag }))).image?.imageId;
