@@ -1,12 +1,10 @@
 /** boto3, the SDK most programs use ECR and IAM with: paginators, waiters, errors by class, times, empty lists. */
 import assert from 'node:assert/strict';
-import { spawnSync } from 'node:child_process';
 import { join } from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import {
   ACCOUNT,
   awsVariables,
-  findProgram,
   makePlace,
   ok,
   readAdmin,
@@ -16,12 +14,7 @@ import {
   type BerthServer,
   type Place,
 } from './harness.ts';
-
-/** The first interpreter that has boto3: the one on the path, or the system's own, for which Debian packages it. */
-function findPython(): string | undefined {
-  const candidates = [findProgram('python3'), '/usr/bin/python3'].filter((path) => path !== undefined);
-  return candidates.find((path) => spawnSync(path, ['-c', 'import boto3'], { stdio: 'ignore' }).status === 0);
-}
+import { findPython } from './python.ts';
 
 const python = findPython();
 const skip = python === undefined ? 'not installed: boto3 for python3' : false;
