@@ -199,6 +199,10 @@ function checkTests(openStore: OpenStore): void {
       assert.equal(await layers.stat(copy, digest), undefined);
       assert.equal((await layers.availability(app, [digest])).size, 0);
       assert.equal(await layers.mount(copy, app, digest), false);
+      // Nor does a sparse manifest wait for it: who pushes one is to push it again.
+      await assert.rejects(data.registry.images.put(app, push(imageOf('{}', [BIG]))), {
+        code: 'LayersNotFoundException',
+      });
       assert.notEqual(await data.registry.images.find(app, 'multi', { pull: false }), undefined);
 
       await data.upload(copy, BIG);

@@ -21,7 +21,10 @@ const CONNECT_MS = 5000;
 /** The server ends a statement, and a transaction whose client fell silent, after this long. */
 const STATEMENT_MS = 30_000;
 const IDLE_IN_TRANSACTION_MS = 60_000;
-/** Tries of a transaction that others keep getting in the way of, one way or the other, and of one whose connection broke before its commit. */
+/**
+ * Tries of a transaction that others keep getting in the way of, that seems to break a constraint because of another, and whose
+ * connection broke before its commit.
+ */
 const CONFLICT_TRIES_MAX = 25;
 const VIOLATION_TRIES_MAX = 5;
 const CONNECTION_TRIES_MAX = 3;
