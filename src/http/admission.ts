@@ -193,7 +193,7 @@ export class Admission {
 /**
  * How far the event loop is behind. A turn of the loop hands out what arrived during the one before: a request has waited
  * for as long as its own turn and that one have lasted. That is much after a burst too, which does no harm; a server is
- * overloaded when no turn has been short for a while.
+ * overloaded when no turn has been short for a while and too many requests come in one, and for some time after that.
  */
 export class LoopDelay {
   readonly #options: Pick<AdmissionOptions, 'clock' | 'idleMs' | 'targetMs' | 'calmMs'>;
@@ -205,6 +205,7 @@ export class LoopDelay {
   #idleMs = 0;
   #beforeMs = 0;
   #calmAt: number;
+  #crowdedUntil = 0;
 
   constructor(options: Pick<AdmissionOptions, 'clock' | 'idleMs' | 'targetMs' | 'calmMs'>) {
     this.#options = options;
@@ -216,8 +217,9 @@ export class LoopDelay {
     const { targetMs, calmMs } = this.#options;
     if (!this.#turning) this.#begin(now);
     // WHY: with so few it is not requests that keep the loop busy but transfers, which refusing requests would not help.
-    if (++this.#seen <= TURN_REQUESTS_MIN) return false;
-    return now - this.#calmAt > calmMs && now - this.#began + this.#beforeMs > targetMs;
+    if (++this.#seen <= TURN_REQUESTS_MIN || now - this.#began + this.#beforeMs <= targetMs) return false;
+    if (this.#seen > TURN_REQUESTS_MAX && now - this.#calmAt > calmMs) this.#crowdedUntil = now + STRICT_MS;
+    return now < this.#crowdedUntil;
   }
 
   #begin(now: number): void {
@@ -240,11 +242,17 @@ export class LoopDelay {
   }
 }
 
-/** How long after a refusal waiting stays short. */
+/** How long waiting stays short after a refusal, and after too many came at once. */
 const STRICT_MS = 5000;
 
-/** So many requests are begun in every turn. */
-const TURN_REQUESTS_MIN = 64;
+/**
+ * So many requests are begun in every turn. Who keeps more at it all the time than the second number is too many: from then on
+ * what does not fit into the time is refused. WHY the two: as many clients as that, each with its next request when it has
+ * the answer, wait a little for each other, and refusing them would be worse; more than that without an end want more than
+ * there is, and what is begun for them is answered as fast as ever (three times the time it takes alone) only when few are.
+ */
+const TURN_REQUESTS_MIN = 12;
+const TURN_REQUESTS_MAX = 64;
 
 /** A loop that had nothing to do for this long between requests is not behind. */
 const IDLE_MS = 1;
