@@ -47,6 +47,7 @@ const MIGRATIONS: readonly ((words: Words) => readonly string[])[] = [
   orderTrash,
   indexUnfinishedUploads,
   createAbsentReferences,
+  coverUnfinishedUploads,
 ];
 
 function createTables({ text, int, bytes, keyed, wide }: Words): readonly string[] {
@@ -542,6 +543,14 @@ function createAbsentReferences({ text, keyed }: Words): readonly string[] {
   return [
     ...absent('image_child_absent', 'parent_digest', 'child_digest'),
     ...absent('image_blob_absent', 'image_digest', 'blob_digest', `media_type ${text} not null,`),
+  ];
+}
+
+/** WHY the second column, which is always null: without it SQLite looks at every row, and counting takes six times as long. */
+function coverUnfinishedUploads(): readonly string[] {
+  return [
+    'drop index upload_unfinished',
+    'create index upload_unfinished on upload (repository_id, completed_digest) where completed_digest is null',
   ];
 }
 
