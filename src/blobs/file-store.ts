@@ -298,8 +298,10 @@ class FileBlobStore implements BlobStore {
     let position = FRAMES_AT;
     let ragged = false;
     for await (const frame of scanFrames(fd, key, new FrameCodec(key, dataKey), offset, this.#limits)) {
-      hash.update(frame.plaintext);
-      release(frame.plaintext);
+      for (const piece of frame.pieces) {
+        hash.update(piece);
+        release(piece);
+      }
       ragged ||= frame.offset % FRAME_BYTES !== 0;
       position = frame.end;
     }
@@ -347,8 +349,10 @@ class FileBlobStore implements BlobStore {
       const writer = new FrameWriter(evened, codec, { offset: 0, position: FRAMES_AT }, this.#limits);
       try {
         for await (const frame of scanFrames(fd, key, codec, upload.offset, this.#limits)) {
-          writer.write(frame.plaintext);
-          release(frame.plaintext);
+          for (const piece of frame.pieces) {
+            writer.write(piece);
+            release(piece);
+          }
           await writer.room();
         }
         await writer.end();
@@ -395,8 +399,8 @@ class FileBlobStore implements BlobStore {
       if (size > SMALL_BYTES) {
         return await FileBlobReader.open({ fd, key, codec, size, limits: this.#limits }, start, end);
       }
-      const plaintext =
-        size === 0 ? Buffer.alloc(0) : codec.open(0, buffer.subarray(FRAMES_AT, fileSize), size);
+      const pieces = size === 0 ? [] : codec.open(0, buffer.subarray(FRAMES_AT, fileSize), size);
+      const plaintext = pieces[0] ?? Buffer.alloc(0);
       await closeFile(fd);
       this.#limits.smallBlobs.set(key, contentKeyName, plaintext);
       return new MemoryBlobReader(size, plaintext.subarray(start, end));

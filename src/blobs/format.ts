@@ -41,6 +41,11 @@ export const FRAMES_AT = 1024;
 export const SEAL_AT = HEADER_BYTES;
 /** Plaintext bytes in a full frame. */
 export const FRAME_BYTES = 1 << 20;
+/**
+ * Plaintext of a frame comes in pieces of at most so many bytes. WHY: a megabyte at a time is memory that the allocator maps anew
+ * from the kernel, whose fresh pages cost twice the decryption (docs/performance.md).
+ */
+export const PIECE_BYTES = 1 << 17;
 /** Bytes before the ciphertext of a frame: length and nonce. */
 export const FRAME_PREFIX_BYTES = 4 + NONCE_BYTES;
 /** Bytes a frame takes beyond its plaintext. */
@@ -168,24 +173,26 @@ export class FrameCodec {
   }
 
   /**
-   * Authenticates and decrypts a whole stored frame (prefix to tag) of `length` plaintext bytes.
+   * Authenticates and decrypts a whole stored frame (prefix to tag) of `length` plaintext bytes, which come in pieces.
    *
    * @throws {BlobCorruptError}
    */
-  open(offset: number, stored: Buffer, length: number): Buffer {
+  open(offset: number, stored: Buffer, length: number): Buffer[] {
     const end = FRAME_PREFIX_BYTES + length;
     if (stored.length !== end + TAG_BYTES || stored.readUInt32BE(0) !== length) throw this.#corrupt(offset);
     const nonce = stored.subarray(4, FRAME_PREFIX_BYTES);
     const decipher = createDecipheriv('aes-256-gcm', this.#dataKey, nonce, { authTagLength: TAG_BYTES });
     decipher.setAAD(this.#additionalDataAt(offset));
     decipher.setAuthTag(stored.subarray(end));
-    const plaintext = decipher.update(stored.subarray(FRAME_PREFIX_BYTES, end));
+    const pieces: Buffer[] = [];
+    for (let at = FRAME_PREFIX_BYTES; at < end; at += PIECE_BYTES)
+      pieces.push(decipher.update(stored.subarray(at, Math.min(at + PIECE_BYTES, end))));
     try {
       decipher.final();
     } catch {
       throw this.#corrupt(offset);
     }
-    return plaintext;
+    return pieces;
   }
 
   #corrupt(offset: number): BlobCorruptError {

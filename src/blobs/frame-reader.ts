@@ -6,10 +6,10 @@ import { FRAME_BYTES, FRAME_OVERHEAD_BYTES, FRAMES_AT, type FrameCodec } from '.
 import { release, type SharedLimits } from './limits.ts';
 import { SinkWriter } from './sink-writer.ts';
 
-/** A frame found by {@link scanFrames}: its plaintext and where it lies. */
+/** A frame found by {@link scanFrames}: its plaintext, in pieces, and where it lies. */
 export interface ScannedFrame {
   readonly offset: number;
-  readonly plaintext: Buffer;
+  readonly pieces: readonly Buffer[];
   /** File position behind it. */
   readonly end: number;
 }
@@ -44,10 +44,10 @@ export async function* scanFrames(
       if (frame === undefined) throw new UploadOffsetError(key, size);
       const length = frame.length - FRAME_OVERHEAD_BYTES;
       if (offset + length > size) throw new UploadOffsetError(key, size);
-      const plaintext = codec.open(offset, frame, length);
+      const pieces = codec.open(offset, frame, length);
       at += frame.length;
       position += frame.length;
-      yield { offset, plaintext, end: position };
+      yield { offset, pieces, end: position };
       offset += length;
     }
   } finally {
@@ -81,24 +81,23 @@ export class FileBlobReader implements BlobReader {
   readonly #from: ReadFrom;
   readonly #start: number;
   readonly #end: number;
-  #first: Buffer | undefined;
+  #first: readonly Buffer[] | undefined = [];
   #used = false;
   #fd: number | undefined;
   /** gives the place of the frame in hand back */
   #give: (() => void) | undefined;
 
-  private constructor(from: ReadFrom, start: number, end: number, first: Buffer) {
+  private constructor(from: ReadFrom, start: number, end: number) {
     this.#from = from;
     this.#fd = from.fd;
     this.size = from.size;
     this.#start = start;
     this.#end = end;
-    this.#first = first;
   }
 
   /** Reads the first frame of the range. When this rejects the descriptor is still the caller's. @throws {BlobCorruptError} */
   static async open(from: ReadFrom, start: number, end: number): Promise<FileBlobReader> {
-    const reader = new FileBlobReader(from, start, end, Buffer.alloc(0));
+    const reader = new FileBlobReader(from, start, end);
     if (start < end) reader.#first = await reader.#next(start, undefined);
     return reader;
   }
@@ -107,21 +106,21 @@ export class FileBlobReader implements BlobReader {
     await this.#consume(async (first) => {
       const writer = new SinkWriter(sink, signal);
       try {
-        let chunk = first;
+        let pieces = first;
         let at = this.#start;
-        while (chunk.length > 0) {
-          at += chunk.length;
+        while (pieces.length > 0) {
+          at += bytesOf(pieces);
           const ahead = at < this.#end ? this.#readAhead(at) : undefined;
           try {
-            await writer.write(chunk);
-            if (writer.copies) release(chunk);
+            await writer.write(pieces);
+            if (writer.copies) for (const piece of pieces) release(piece);
             this.#give?.();
           } catch (error) {
             await this.#discard(ahead);
             throw error;
           }
           if (at >= this.#end) break;
-          chunk = await this.#next(at, ahead);
+          pieces = await this.#next(at, ahead);
         }
       } finally {
         writer.detach();
@@ -131,15 +130,14 @@ export class FileBlobReader implements BlobReader {
 
   async bytes(): Promise<Buffer> {
     return await this.#consume(async (first) => {
-      if (this.#start + first.length >= this.#end) return first;
-      const chunks = [first];
-      let at = this.#start + first.length;
+      const all = [...first];
+      let at = this.#start + bytesOf(first);
       while (at < this.#end) {
-        const chunk = await this.#next(at, undefined);
-        chunks.push(chunk);
-        at += chunk.length;
+        const pieces = await this.#next(at, undefined);
+        all.push(...pieces);
+        at += bytesOf(pieces);
       }
-      return Buffer.concat(chunks);
+      return Buffer.concat(all);
     });
   }
 
@@ -152,7 +150,7 @@ export class FileBlobReader implements BlobReader {
     if (fd !== undefined) await closeFile(fd);
   }
 
-  async #consume<T>(read: (first: Buffer) => Promise<T>): Promise<T> {
+  async #consume<T>(read: (first: readonly Buffer[]) => Promise<T>): Promise<T> {
     const first = this.#first;
     if (this.#used || first === undefined) throw usedReader();
     this.#used = true;
@@ -167,8 +165,8 @@ export class FileBlobReader implements BlobReader {
     }
   }
 
-  /** The authenticated bytes of the range from `at` to the end of their frame. */
-  async #next(at: number, ahead: Ahead | undefined): Promise<Buffer> {
+  /** The authenticated bytes of the range from `at` to the end of their frame, in pieces. */
+  async #next(at: number, ahead: Ahead | undefined): Promise<readonly Buffer[]> {
     const { codec, limits } = this.#from;
     const offset = at - (at % FRAME_BYTES);
     const length = Math.min(FRAME_BYTES, this.size - offset);
@@ -178,8 +176,8 @@ export class FileBlobReader implements BlobReader {
     const buffer = ahead === undefined ? await pool.take() : ahead.buffer;
     try {
       await (ahead?.done ?? this.#readFrame(buffer, offset, length));
-      const plaintext = codec.open(offset, buffer.subarray(0, length + FRAME_OVERHEAD_BYTES), length);
-      return plaintext.subarray(at - offset, Math.min(this.#end - offset, length));
+      const pieces = codec.open(offset, buffer.subarray(0, length + FRAME_OVERHEAD_BYTES), length);
+      return cut(pieces, at - offset, Math.min(this.#end - offset, length));
     } finally {
       pool.give(buffer);
     }
@@ -223,7 +221,7 @@ export class MemoryBlobReader implements BlobReader {
     const range = this.#take();
     const writer = new SinkWriter(sink, signal);
     try {
-      if (range.length > 0) await writer.write(range);
+      if (range.length > 0) await writer.write([range]);
     } finally {
       writer.detach();
     }
@@ -243,6 +241,23 @@ export class MemoryBlobReader implements BlobReader {
     this.#range = undefined;
     return range;
   }
+}
+
+function bytesOf(pieces: readonly Buffer[]): number {
+  return pieces.reduce((bytes, piece) => bytes + piece.length, 0);
+}
+
+/** What of the pieces lies in a range of them. */
+function cut(pieces: readonly Buffer[], start: number, end: number): readonly Buffer[] {
+  let at = 0;
+  const inside = pieces.map((piece) => {
+    const from = at;
+    at += piece.length;
+    return start <= from && at <= end
+      ? piece
+      : piece.subarray(Math.max(0, start - from), Math.max(0, end - from));
+  });
+  return inside.filter((piece) => piece.length > 0);
 }
 
 function usedReader(): Error {

@@ -403,8 +403,10 @@ export function describeBlobStore(name: string, makePlace: () => Promise<BlobPla
           const key = await stored(store, content);
           const slow = new Collector(true);
           const sending = (await store.open(key)).sendTo(slow);
-          for (let taken = 0; taken < content.length; taken = slow.length) {
+          let taken = 0;
+          while (taken < content.length) {
             await slow.arrived();
+            taken = slow.length;
             slow.proceed();
           }
           await sending;
