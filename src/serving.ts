@@ -31,6 +31,7 @@ import { createOciDoor, scopeOfHost, sendFault } from './oci/oci.ts';
 import { createAwsDoor, createVerifier, refuseAws } from './protocol/protocol.ts';
 import { createRegistry, type Registry } from './registry/registry.ts';
 import {
+  SERVER_LIMITS,
   startServer,
   type Doors,
   type RunningServer,
@@ -94,6 +95,7 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
     clock,
     repositoriesMax,
     imagesPerRepositoryMax,
+    uploadsPerRepositoryMax: config.uploadsPerRepositoryMax,
     tagsPerImageMax,
     layerBytesMax,
     layerPartsMax,
@@ -116,6 +118,8 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
   const uri = createRegistryUri(config, listening);
   const { onError } = observation;
   const throttle = createThrottle(config, buckets, clock);
+  const throttleOne =
+    throttle && ((caller: Principal, action: string, region: string) => throttle(caller, [action], region));
   const acceptsRegion = acceptedRegions(config);
   const verify = createVerifier({ keys: identity, clock, acceptsRegion, onKeyUse: identity.recordKeyUse });
   const issuers = createIssuers(createIssuerFetch(config.issuerHosts));
@@ -151,7 +155,7 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
       },
       verify,
       authorize: (context, checks) => identity.authorize(context.caller, checks, context),
-      throttle: throttle && ((caller, action, region) => throttle(caller, [action], region)),
+      throttle: throttleOne,
       describeCaller: (principal) => principal,
       anonymous: { caller: anonymousOf(config), region: config.region },
       clock,
@@ -161,6 +165,7 @@ export async function createServing(options: ServingOptions): Promise<Serving> {
       events,
       verify,
       authorize: (caller, checks, facts) => identity.authorize(caller, checks, facts),
+      throttle: throttleOne,
       describeCaller: (principal) => principal,
       onError,
     }),
@@ -261,6 +266,7 @@ function limitsOf(config: Config, threads: number): Partial<ServerLimits> {
     connectionsMax: share(config.connectionsMax),
     requestsInFlightMax: share(config.requestsInFlightMax),
     transfersInFlightMax: share(config.transfersInFlightMax),
+    bodyBytesMax: share(SERVER_LIMITS.bodyBytesMax),
   };
 }
 

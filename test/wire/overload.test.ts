@@ -347,16 +347,20 @@ describe('the registry', () => {
   });
 });
 
-describe('rate limits', () => {
+describe('rate limits and quotas', () => {
   const now = Date.now();
   let berth: Berth;
   let data: string;
   let key: { accessKeyId: string; secretAccessKey: string };
   before(async () => {
     data = await mkdtemp(join(tmpdir(), 'berth-overload-'));
-    const limits = 'ecr:DescribeRepositories=1/3,ecr:ListImages=1/2,iam:*=1/2';
+    const limits = 'ecr:DescribeRepositories=1/3,ecr:ListImages=1/2,iam:*=1/2,berth:FollowEvents=1/2';
     berth = await start(
-      readConfig({ flags: { data, port: '0', 'rate-limits': limits }, env: {}, platform: process.platform }),
+      readConfig({
+        flags: { data, port: '0', 'rate-limits': limits, 'uploads-per-repository-max': '2' },
+        env: {},
+        platform: process.platform,
+      }),
       {
         log: createLog('error', { write: () => undefined }),
         clock: () => now,
@@ -422,6 +426,41 @@ describe('rate limits', () => {
       refused.text,
       /<Type>Sender<\/Type><Code>Throttling<\/Code><Message>Rate exceeded<\/Message>/,
     );
+  });
+
+  test('events', async () => {
+    const path = '/events?after=0';
+    const url = `http://127.0.0.1:${berth.port}${path}`;
+    const options = { region: 'us-east-1', service: 'berth', now };
+    const headers = signRequest({ method: 'GET', url, headers: {}, body: '' }, key, options);
+    for (let i = 0; i < 2; i += 1) assert.equal((await ask(berth.port, { path, headers })).status, 200);
+    const refused = await ask(berth.port, { path, headers });
+    assert.equal(refused.status, 400);
+    assert.deepEqual(JSON.parse(refused.text), { __type: 'ThrottlingException', message: 'Rate exceeded' });
+  });
+
+  test('uploads that nobody finishes', async () => {
+    const repositoryName = 'unfinished';
+    assert.equal((await ecr('CreateRepository', { repositoryName })).status, 200);
+    const begun = await ecr('InitiateLayerUpload', { repositoryName });
+    const { uploadId } = JSON.parse(begun.text) as { uploadId: string };
+    assert.equal((await ecr('InitiateLayerUpload', { repositoryName })).status, 200);
+    const message =
+      "The repository with name 'unfinished' in registry with id '000000000000' already has the maximum allowed " +
+      "number of unfinished layer uploads which is '2'";
+    const refused = await ecr('InitiateLayerUpload', { repositoryName });
+    assert.equal(refused.status, 400);
+    assert.deepEqual(JSON.parse(refused.text), { __type: 'LimitExceededException', message });
+    const { text } = await ecr('GetAuthorizationToken', {});
+    const { authorizationData } = JSON.parse(text) as { authorizationData: [{ authorizationToken: string }] };
+    const headers = { Authorization: `Basic ${authorizationData[0].authorizationToken}` };
+    const begin = () => ask(berth.port, { method: 'POST', path: '/v2/unfinished/blobs/uploads/', headers });
+    const denied = await begin();
+    assert.equal(denied.status, 403);
+    assert.equal(denied.text, JSON.stringify({ errors: [{ code: 'DENIED', message }] }));
+    const path = `/v2/unfinished/blobs/uploads/${uploadId}`;
+    assert.equal((await ask(berth.port, { method: 'DELETE', path, headers })).status, 204);
+    assert.equal((await begin()).status, 202);
   });
 
   test('the registry', async () => {
