@@ -45,7 +45,7 @@ export const FRAME_BYTES = 1 << 20;
  * Plaintext of a frame comes in pieces of at most so many bytes. WHY: a megabyte at a time is memory that the allocator maps anew
  * from the kernel, whose fresh pages cost twice the decryption (docs/performance.md).
  */
-export const PIECE_BYTES = 1 << 17;
+export const PIECE_BYTES = 1 << 18;
 /** Bytes before the ciphertext of a frame: length and nonce. */
 export const FRAME_PREFIX_BYTES = 4 + NONCE_BYTES;
 /** Bytes a frame takes beyond its plaintext. */

@@ -112,8 +112,10 @@ export class FileBlobReader implements BlobReader {
           at += bytesOf(pieces);
           const ahead = at < this.#end ? this.#readAhead(at) : undefined;
           try {
-            await writer.write(pieces);
-            if (writer.copies) for (const piece of pieces) release(piece);
+            for (const piece of pieces) {
+              await writer.write(piece);
+              if (writer.copies) release(piece);
+            }
             this.#give?.();
           } catch (error) {
             await this.#discard(ahead);
@@ -221,7 +223,7 @@ export class MemoryBlobReader implements BlobReader {
     const range = this.#take();
     const writer = new SinkWriter(sink, signal);
     try {
-      if (range.length > 0) await writer.write([range]);
+      if (range.length > 0) await writer.write(range);
     } finally {
       writer.detach();
     }

@@ -7,7 +7,7 @@ export function prematureClose(): Error {
   return Object.assign(new Error('Premature close'), { code: 'ERR_STREAM_PREMATURE_CLOSE' });
 }
 
-/** Writes to a sink, each time until the sink has taken it all, and fails as soon as the sink closes. */
+/** Writes chunks to a sink one at a time, each until the sink has taken it, and fails as soon as the sink closes. */
 export class SinkWriter {
   readonly #sink: Writable;
   readonly #signal: AbortSignal | undefined;
@@ -33,18 +33,12 @@ export class SinkWriter {
     return this.#sink instanceof OutgoingMessage || this.#sink instanceof Socket;
   }
 
-  /** Resolves when the sink has taken the chunks, one at least. Rejects with its error, its closing, or the signal's reason. */
-  write(chunks: readonly Buffer[]): Promise<void> {
+  /** Resolves when the sink has taken the chunk. Rejects with its error, its closing, or the signal's reason. */
+  write(chunk: Buffer): Promise<void> {
     return new Promise((resolve, reject) => {
       if (this.#failure !== undefined) return reject(this.#failure);
       this.#reject = reject;
-      const last = chunks.length - 1;
-      this.#sink.cork();
-      for (const [number, chunk] of chunks.entries()) {
-        if (number < last) this.#sink.write(chunk);
-        else this.#sink.write(chunk, (error) => (error ? this.#fail(error) : resolve()));
-      }
-      this.#sink.uncork();
+      this.#sink.write(chunk, (error) => (error ? this.#fail(error) : resolve()));
     });
   }
 
