@@ -10,7 +10,10 @@ const COST_MS = 0.25;
 const REFUSAL_MS = 0.05;
 
 /** An event loop whose turns bring so many requests each; what was begun in every turn. */
-async function run(arrivals: readonly number[], idleMs = 0): Promise<number[]> {
+async function run(
+  arrivals: readonly number[],
+  idleAfter: (turn: number) => number = () => 0,
+): Promise<number[]> {
   let now = 1000;
   let idle = 0;
   const delay = new LoopDelay({
@@ -20,17 +23,17 @@ async function run(arrivals: readonly number[], idleMs = 0): Promise<number[]> {
     calmMs: CALM_MS,
   });
   const begun: number[] = [];
-  for (const count of arrivals) {
+  for (const [number, count] of arrivals.entries()) {
     let begins = 0;
-    for (let number = 0; number < count; number++) {
+    for (let arrived = 0; arrived < count; arrived++) {
       const behind = delay.isBehind(now);
       if (!behind) begins += 1;
       now += behind ? REFUSAL_MS : COST_MS;
     }
     begun.push(begins);
     await turn();
-    now += idleMs;
-    idle += idleMs;
+    now += idleAfter(number);
+    idle += idleAfter(number);
   }
   return begun;
 }
@@ -47,7 +50,7 @@ describe('an event loop', () => {
   });
 
   test('that has nothing to do between large bursts begins everything', async () => {
-    assert.deepEqual(await run(turns(20, 300), 2), turns(20, 300));
+    assert.deepEqual(await run(turns(20, 300), () => 2), turns(20, 300));
   });
 
   test('that more keep busy for long begins what it can answer soon, and a few in any case', async () => {
@@ -58,10 +61,17 @@ describe('an event loop', () => {
     for (const count of begun.slice(2)) assert.ok(count >= 12 && count <= 20, `${count} of 300 in a turn`);
   });
 
-  test('takes everything again some seconds after it was crowded', async () => {
-    const begun = await run([...turns(10, 300), ...turns(2000, 64)]);
+  test('takes everything again as soon as it has rested', async () => {
+    const begun = await run([...turns(10, 300), 64, 64, 300], (number) => (number === 10 ? 20 : 0));
 
-    assert.ok(begun.slice(10, 500).every((count) => count < 64));
+    assert.ok((begun[10] ?? 0) < 64);
+    assert.deepEqual(begun.slice(-2), [64, 300]);
+  });
+
+  test('takes everything again half a minute after it was crowded', async () => {
+    const begun = await run([...turns(10, 300), ...turns(6500, 64)]);
+
+    assert.ok(begun.slice(10, 5000).every((count) => count < 64));
     assert.deepEqual(begun.slice(-500), turns(500, 64));
   });
 });

@@ -20,7 +20,7 @@ export interface AdmissionOptions {
   readonly inFlightMax: Readonly<Record<Kind, number>>;
   /** requests that wait, refused ones that were not told yet included */
   readonly queueMax: number;
-  /** how long a request waits at most; a refusal is told after this time */
+  /** how long a request waits at most; a refusal is told after half of this time to all of it */
   readonly queueMs: number;
   /** while there is too much to do for longer than `calmMs`, a request that waited this long is not begun */
   readonly targetMs: number;
@@ -85,6 +85,7 @@ export class Admission {
   readonly #emptyAt: Record<Kind, number>;
   readonly #strictUntil: Record<Kind, number> = { request: 0, transfer: 0, waiting: 0, slow: 0 };
   #waiting = 0;
+  #told = 0;
 
   constructor(options: AdmissionOptions) {
     this.#options = options;
@@ -131,7 +132,9 @@ export class Admission {
     const { promise, resolve } = Promise.withResolvers<Ticket | Reason>();
     const entry: Entry = { kind, since: now, settle: resolve, timer: undefined };
     this.#waiting += 1;
-    entry.timer = setTimeout(() => this.#drop(entry, behind ? 'overload' : 'queue_timeout'), queueMs);
+    // WHY not all after the same time: who was refused at once would come again at once.
+    const toldMs = behind ? queueMs * (1 - (this.#told++ % 32) / 64) : queueMs;
+    entry.timer = setTimeout(() => this.#drop(entry, behind ? 'overload' : 'queue_timeout'), toldMs);
     if (!behind) queue.add(entry);
     return { outcome: promise, leave: () => this.#drop(entry, 'queue_timeout') };
   }
@@ -218,7 +221,7 @@ export class LoopDelay {
     if (!this.#turning) this.#begin(now);
     // WHY: with so few it is not requests that keep the loop busy but transfers, which refusing requests would not help.
     if (++this.#seen <= TURN_REQUESTS_MIN || now - this.#began + this.#beforeMs <= targetMs) return false;
-    if (this.#seen > TURN_REQUESTS_MAX && now - this.#calmAt > calmMs) this.#crowdedUntil = now + STRICT_MS;
+    if (this.#seen > TURN_REQUESTS_MAX && now - this.#calmAt > calmMs) this.#crowdedUntil = now + CROWDED_MS;
     return now < this.#crowdedUntil;
   }
 
@@ -228,6 +231,7 @@ export class LoopDelay {
     this.#began = now;
     const idleMs = this.#options.idleMs();
     const idle = idleMs - this.#idleMs > IDLE_MS;
+    if (idleMs - this.#idleMs > REST_MS) this.#crowdedUntil = 0;
     this.#idleMs = idleMs;
     // What ran since the last turn's requests were handed out belongs to that turn.
     if (!idle) this.#lastMs += now - this.#ended;
@@ -242,8 +246,15 @@ export class LoopDelay {
   }
 }
 
-/** How long waiting stays short after a refusal, and after too many came at once. */
+/** How long waiting stays short after a refusal. */
 const STRICT_MS = 5000;
+
+/**
+ * How long a loop is taken for crowded that has not had nothing to do for a while in between. WHY so long: to find out whether it
+ * still is takes patience at the clients' expense.
+ */
+const CROWDED_MS = 30_000;
+const REST_MS = 10;
 
 /**
  * So many requests are begun in every turn. Who keeps more at it all the time than the second number is too many: from then on
