@@ -15,7 +15,7 @@ export interface PumpStop {
  * A stream lets others have their turn after so many bytes. WHY: from a fast client the event loop would read 2 MiB in one go,
  * milliseconds in which nobody else is answered.
  */
-const TURN_BYTES_MAX = 1 << 18;
+const TURN_BYTES_MAX = 1 << 19;
 
 /**
  * Feeds all of a stream to the writer, pausing the stream while the writer is congested. Resolves at its end. On any failure the
@@ -41,6 +41,7 @@ export function pump(source: Readable, writer: FrameWriter, stop: PumpStop): Pro
     };
     const onData = (chunk: Uint8Array): void => {
       received += chunk.length;
+      turnBytes += chunk.length;
       if (received > stop.maxBytes) return settle(new ByteLimitError(stop.maxBytes));
       try {
         writer.write(chunk);
@@ -48,7 +49,6 @@ export function pump(source: Readable, writer: FrameWriter, stop: PumpStop): Pro
       } catch (error) {
         return settle(error as Error);
       }
-      turnBytes += chunk.length;
       if (!holding && (turnBytes >= TURN_BYTES_MAX || writer.congested)) void hold();
     };
     const hold = async (): Promise<void> => {
