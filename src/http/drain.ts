@@ -6,10 +6,11 @@ export interface DrainLimits {
   readonly keepBytesMax: number;
   /** what a client may have under way before it sees the answer: bandwidth times delay */
   readonly bytesMax: number;
+  /** as long as it may take to see it; as nginx lingers by default */
   readonly ms: number;
 }
 
-export const DRAIN_LIMITS: DrainLimits = { keepBytesMax: 262_144, bytesMax: 16_777_216, ms: 2000 };
+export const DRAIN_LIMITS: DrainLimits = { keepBytesMax: 262_144, bytesMax: 16_777_216, ms: 5000 };
 
 /**
  * Reads the rest of a request body away, then calls `done`, once: with true when the body ended, with false when it did

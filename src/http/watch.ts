@@ -9,6 +9,19 @@ function bytesMinOf(idleMs: number): number {
 }
 
 /**
+ * Judges again and again, until the returned function is called. WHY not in the timer: after a stop of this process timers
+ * come before what has arrived meanwhile.
+ */
+function watch(judge: () => void, idleMs: number): () => void {
+  let judging: NodeJS.Immediate | undefined;
+  const timer = setInterval(() => (judging = setImmediate(judge)), idleMs);
+  return () => {
+    clearInterval(timer);
+    clearImmediate(judging);
+  };
+}
+
+/**
  * Watches a client that sends a body: cuts the connection when less than half a KiB per second arrived during a period
  * of `idleMs` although the server was ready to read. Whoever reads the request sees the error. Returns what ends the
  * watch; call it when the body is over.
@@ -17,15 +30,15 @@ export function watchReceiving(request: IncomingMessage, idleMs: number): () => 
   const { socket } = request;
   const bytesMin = bytesMinOf(idleMs);
   let seen = socket.bytesRead;
-  const timer = setInterval(() => {
+  const unwatch = watch(() => {
     const moved = socket.bytesRead - seen;
     seen += moved;
     // WHY: unread bytes in the buffer mean that the server is the slow side.
     if (moved >= bytesMin || request.complete || request.readableLength > 0) return;
-    clearInterval(timer);
+    unwatch();
     request.destroy(new Error('The client stopped sending.'));
   }, idleMs);
-  return () => clearInterval(timer);
+  return unwatch;
 }
 
 /**
@@ -38,15 +51,15 @@ export function watchSending(response: ServerResponse, idleMs: number): () => vo
   if (socket === null) return () => {};
   const bytesMin = bytesMinOf(idleMs);
   let seen = bytesTaken(socket);
-  const timer = setInterval(() => {
+  const unwatch = watch(() => {
     const moved = bytesTaken(socket) - seen;
     seen += moved;
     // WHY: with nothing waiting the server is the slow side.
     if (moved >= bytesMin || bytesWaiting(socket) === 0) return;
-    clearInterval(timer);
+    unwatch();
     response.destroy();
   }, idleMs);
-  return () => clearInterval(timer);
+  return unwatch;
 }
 
 /** Bytes of a socket that the system has not taken yet. */

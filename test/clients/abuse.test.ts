@@ -26,9 +26,9 @@ const RSS_KIB_MAX = 300 * 1024;
 /** Bodies may have 64 MiB on top, and what was freed is not given back to the system at once. */
 const FLOODED_KIB_MAX = 512 * 1024;
 
-/** The periods in which clients have to move half a KiB per second are a sixtieth of what they are. */
+/** The periods in which clients have to move half a KiB per second are a twelfth of what they are. */
 const HURRIED =
-  'const set = globalThis.setInterval; globalThis.setInterval = (f, ms, ...rest) => set(f, ms === 60000 ? 1000 : ms, ...rest)';
+  'const set = globalThis.setInterval; globalThis.setInterval = (f, ms, ...rest) => set(f, ms === 60000 ? 5000 : ms, ...rest)';
 
 let place: Place;
 let server: BerthServer;
@@ -158,15 +158,12 @@ async function connectMany(count: number, begin: (socket: Socket, i: number) => 
   return sockets;
 }
 
-describe('clients that abuse a server', () => {
+/** A server with a repository and a blob, for as long as the tests of a suite run. */
+function serve(options: string): void {
   before(async () => {
     place = await makePlace('abuse');
     const { PATH = '', HOME = '' } = place.environment;
-    const environment = {
-      PATH,
-      HOME,
-      NODE_OPTIONS: `--import=data:text/javascript,${encodeURIComponent(HURRIED)}`,
-    };
+    const environment = { PATH, HOME, NODE_OPTIONS: options };
     server = await startBerth({ data: `${place.directory}/data`, asShipped: true, environment });
     admin = await readAdmin(server.data);
     await createRepository(server, admin, 'abused');
@@ -182,6 +179,10 @@ describe('clients that abuse a server', () => {
     await stopBerth(server);
     await place.remove();
   });
+}
+
+describe('clients that read slowly', () => {
+  serve(`--import=data:text/javascript,${encodeURIComponent(HURRIED)}`);
 
   test('slow readers of a blob are cut, their memory is there again, and others are served meanwhile', async () => {
     const readers = 64;
@@ -216,6 +217,10 @@ describe('clients that abuse a server', () => {
     const second = await wave();
     assert.ok(second - first < 32 * 1024, `${first} KiB, then ${second} KiB`);
   });
+});
+
+describe('clients that abuse a server', () => {
+  serve('');
 
   for (const { what, connections, request, bytes, status, contentType, body } of FLOODS) {
     test(`${connections} ${what} at once are refused in bounded memory`, async () => {
