@@ -257,6 +257,49 @@ await onEveryStore((fixture) => {
       await f.call('AttachUserPolicy', attach, { as: bounded });
     });
 
+    it('is what is there also when something is made for it: a key, a password', async () => {
+      const Tags = [{ Key: 'guarded', Value: 'yes' }];
+      await f.call('CreateUser', { UserName: 'boss', Path: '/bosses/', Tags });
+      const UserName = 'boss';
+      const attempts = [
+        ['CreateAccessKey', { UserName }],
+        ['CreateLoginProfile', { UserName, Password: 'Correct-horse-9' }],
+      ] as const;
+      const tagged = { StringEquals: { 'aws:ResourceTag/guarded': 'yes' } };
+      for (const [name, guard] of [
+        ['by-path', deny('iam:*', `arn:aws:iam::${ACCOUNT}:user/bosses/*`)],
+        ['by-tag', deny('iam:*', '*', tagged)],
+      ] as const) {
+        const as = await f.makeUser(`kept-off-${name}`, [allow('iam:*'), guard]);
+        for (const [operation, input] of attempts) {
+          await assert.rejects(f.call(operation, input, { as }), { code: 'AccessDeniedException' });
+        }
+      }
+      const as = await f.makeUser('for-bosses', [allow('iam:Create*', '*', tagged)]);
+      for (const [operation, input] of attempts) await f.call(operation, input, { as });
+    });
+
+    it('of a role named with its path has its tags', async () => {
+      const AssumeRolePolicyDocument = policyText([
+        { Effect: 'Allow', Principal: { Service: 'ec2.amazonaws.com' }, Action: 'sts:AssumeRole' },
+      ]);
+      const Tags = [{ Key: 'guarded', Value: 'yes' }];
+      await f.call('CreateRole', { RoleName: 'vault', Path: '/ops/', AssumeRolePolicyDocument, Tags });
+      const guarded = { StringEquals: { 'iam:ResourceTag/guarded': 'yes' } };
+      const keptOff = await f.makeUser('kept-off', [allow('iam:*'), deny('iam:*', '*', guarded)]);
+      const letIn = await f.makeUser('let-in', [allow('iam:PassRole', '*', guarded)]);
+      const pass = async (key: Credentials, path: string) =>
+        await isAllowed(key, {
+          check: { action: 'iam:PassRole', resource: `arn:aws:iam::${ACCOUNT}:role/${path}` },
+        });
+      assert.equal(await pass(keptOff, 'ops/vault'), false);
+      assert.equal(await pass(keptOff, 'vault'), false);
+      assert.equal(await pass(letIn, 'ops/vault'), true);
+      // Nobody's name: there is no such role.
+      assert.equal(await pass(letIn, 'dev/vault'), false);
+      assert.equal(await pass(keptOff, 'dev/vault'), true);
+    });
+
     it('of an access key is its owner', async () => {
       const owner = await f.makeUser('key-owner');
       const key = await f.makeUser('key-reader', [

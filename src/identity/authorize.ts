@@ -17,7 +17,16 @@ import {
 } from '../store/store.ts';
 import type { Store, UserRecord } from '../store/store.ts';
 import type { Denials } from './denials.ts';
-import { groupArn, instanceProfileArn, readPolicyArn, roleArn, rootArn, userArn } from './arns.ts';
+import {
+  groupArn,
+  instanceProfileArn,
+  readNamedArn,
+  readPolicyArn,
+  roleArn,
+  rootArn,
+  userArn,
+} from './arns.ts';
+import type { NamedArn } from './arns.ts';
 import type { Guardrails } from './guardrails.ts';
 import type { Identity, Principal, RequestFacts, ResourceSide, Subject } from './identity.ts';
 import type { LoadedPrincipal, Principals } from './principals.ts';
@@ -31,8 +40,13 @@ interface Resource extends ResourceSide {
 }
 
 const NO_TAGS: ReadonlyMap<string, string> = new Map();
-const NAMED_ARN = /^arn:aws:iam::([0-9]{12}):(user|group|role|instance-profile)\/([^/*?]+)$/;
 const ACCESS_KEY_ARN = /^arn:aws:iam::([0-9]{12}):access-key\/([A-Za-z0-9_]+)$/;
+/** What these make is not there yet; of the same name there may be something else, under another path. */
+const CREATIONS: ReadonlySet<string> = new Set(
+  ['User', 'Group', 'Role', 'Policy', 'InstanceProfile', 'OpenIDConnectProvider', 'ServiceLinkedRole'].map(
+    (kind) => `iam:Create${kind}`,
+  ),
+);
 /** Services whose resources resource control policies protect. */
 const RESOURCE_CONTROLLED = /^(?:ecr|sts):/;
 
@@ -78,7 +92,11 @@ export function createAuthorizer({
     };
   }
 
-  async function readNamed(type: string, account: string, name: string): Promise<Resource | undefined> {
+  async function readNamed(
+    type: NamedArn['type'],
+    account: string,
+    name: string,
+  ): Promise<Resource | undefined> {
     const { read } = store;
     switch (type) {
       case 'user': {
@@ -115,12 +133,14 @@ export function createAuthorizer({
         ? plain(address.account)
         : { arn, account: address.account, policy: repository.policy, tags: repository.tags };
     }
-    if (!arn.startsWith('arn:aws:iam:') || action.startsWith('iam:Create')) {
+    if (!arn.startsWith('arn:aws:iam:') || CREATIONS.has(action)) {
       return plain(arn.split(':')[4] || caller);
     }
-    const [, account, type, name] = NAMED_ARN.exec(arn) ?? [];
-    if (account !== undefined && type !== undefined && name !== undefined) {
-      return (await readNamed(type, account, name)) ?? plain(account);
+    const named = readNamedArn(arn);
+    if (named !== undefined) {
+      const found = await readNamed(named.type, named.account, named.name);
+      // INVARIANT: what is named with its path has its tags and boundary too; under another path it is somebody else's name.
+      return found !== undefined && (named.path === '/' || found.arn === arn) ? found : plain(named.account);
     }
     const [, keyAccount, keyId] = ACCESS_KEY_ARN.exec(arn) ?? [];
     if (keyAccount !== undefined && keyId !== undefined) {
