@@ -17,6 +17,13 @@ jobsConformance('sqlite', async () => {
   const store = await openSqlite<typeof TRANSACTIONS>({ file: join(directory, 'berth.db') }, REGISTRY);
   return {
     store,
+    nameGone: async () => {
+      const file = join(await mkdtemp(join(directory, 'other-')), 'berth.db');
+      const other = await openSqlite<typeof TRANSACTIONS>({ file }, REGISTRY);
+      const name = other.newWriter();
+      await other.close();
+      return name;
+    },
     dispose: async () => {
       await store.close();
       await rm(directory, { recursive: true });
@@ -35,7 +42,14 @@ else
     after(() => server.stop());
     jobsConformance('postgres', async () => {
       const store = await openPostgres({ url: server.url }, TRANSACTIONS);
-      return { store, dispose: () => store.close() };
+      const nameGone = async () => {
+        const other = await openPostgres({ url: server.url }, TRANSACTIONS);
+        const name = other.newWriter();
+        await other.close();
+        while ((await store.fateOf(name)) === 'running');
+        return name;
+      };
+      return { store, nameGone, dispose: () => store.close() };
     });
   });
 

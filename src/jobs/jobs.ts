@@ -1,12 +1,13 @@
 /**
  * Background work: a durable queue in the metadata database and its runner. Jobs are asked for inside the transactions
  * that make them necessary (`enqueueJob` of store/jobs.ts, or the transaction `job.enqueue`) and run at least once: a
- * process that dies in mid-run leaves a lease that runs out. While a lease is alive no other runner runs the job.
+ * process that dies in mid-run leaves a lease that runs out, or is cut short by whoever sees that its holder is gone. While a lease
+ * is alive no other runner runs the job.
  */
-import { randomUUID } from 'node:crypto';
 import { LIMITS } from '../lib/limits.ts';
 import type { Logger } from '../lib/log.ts';
-import type { ClaimedJob, JobPayload, Store } from '../store/store.ts';
+import { listLeases } from '../store/store.ts';
+import type { ClaimedJob, JobPayload, Lease, Store } from '../store/store.ts';
 import { Bell } from './bell.ts';
 
 export { Bell } from './bell.ts';
@@ -59,11 +60,21 @@ export interface JobRunner {
 /** Looks that ringing may cause are this far apart. */
 const LOOK_PAUSE_MS = 20;
 /** A lease is renewed when this part of it is over. */
-const RENEWALS_PER_LEASE = 3;
+const RENEWALS_PER_LEASE = 12;
+/**
+ * A holder without a connection to the database is gone when its lease was not renewed for so many renewals. WHY not at once: one
+ * that lives and only lost its connections has one again when it renews.
+ */
+const RENEWALS_MISSED = 1.5;
 
 /** The wait before the next attempt: doubles with each, up to a cap. */
 export function backoffMs(attempts: number, firstMs: number, capMs: number): number {
   return Math.min(capMs, firstMs * 2 ** Math.min(attempts - 1, 40));
+}
+
+/** The pause before a job is taken over. WHY one at all from the second time on: it may be what ends its processes. */
+function pauseMs(attempts: number): number {
+  return attempts <= 1 ? 0 : backoffMs(attempts - 1, LIMITS.jobRetryMs, LIMITS.jobRetryMsMax);
 }
 
 export function createJobRunner(options: JobRunnerOptions): JobRunner {
@@ -77,9 +88,34 @@ export function createJobRunner(options: JobRunnerOptions): JobRunner {
     kinds.map(([kind]) => kind),
   );
   let loop: Promise<void> = Promise.resolve();
+  let leasesReadAt = Number.NEGATIVE_INFINITY;
+
+  /** Takes their leases from holders that are gone; at most once a poll, since each takes a query or more. */
+  async function cutLeases(): Promise<void> {
+    if (performance.now() - leasesReadAt < pollMs) return;
+    leasesReadAt = performance.now();
+    const now = clock();
+    const names = kinds.map(([kind]) => kind);
+    const cuts: (Lease & { was: number })[] = [];
+    for (const lease of await listLeases(store.read, names, now, now + leaseMs)) {
+      const until = Math.min(lease.until, now + pauseMs(lease.attempts));
+      if (until < lease.until && (await isGone(lease, now))) cuts.push({ ...lease, was: lease.until, until });
+    }
+    if (cuts.length > 0) await store.transact('job.cut', { leases: cuts });
+  }
+
+  async function isGone({ lease, until }: Lease, now: number): Promise<boolean> {
+    const fate = await store.fateOf(lease);
+    const renewedAt = until - leaseMs;
+    return (
+      fate === 'dead' ||
+      (fate === 'lost' && now - renewedAt >= (RENEWALS_MISSED * leaseMs) / RENEWALS_PER_LEASE)
+    );
+  }
 
   /** Begins what is due and there is room for. Returns when to look again. */
   async function look(): Promise<number> {
+    await cutLeases();
     const due = await findDue();
     let next = Number.POSITIVE_INFINITY;
     let taken = 0;
@@ -102,7 +138,7 @@ export function createJobRunner(options: JobRunnerOptions): JobRunner {
     active: Set<Promise<void>>,
   ): Promise<number> {
     const { attemptsMax = LIMITS.jobAttemptsMax } = handler;
-    const input = { kind, now: clock(), leaseMs, lease: randomUUID(), limit: room, attemptsMax };
+    const input = { kind, now: clock(), leaseMs, lease: store.newWriter(), limit: room, attemptsMax };
     const { claimed, died } = await store.transact('job.claim', input);
     for (const key of died) log?.error({ kind, key }, 'job given up: its runs did not come to an end');
     for (const job of claimed) {

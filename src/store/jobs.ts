@@ -188,6 +188,47 @@ async function findHeld(tx: Tx, { kind, key, lease }: HeldJob) {
     .executeTakeFirst();
 }
 
+export interface Lease extends HeldJob {
+  /** its end, epoch milliseconds */
+  readonly until: number;
+  readonly attempts: number;
+}
+
+/** The leases of these kinds that end after `after` and no later than `until`. */
+export async function listLeases(
+  read: Reader,
+  kinds: readonly string[],
+  after: number,
+  until: number,
+): Promise<Lease[]> {
+  if (kinds.length === 0) return [];
+  const rows = await read
+    .selectFrom('job')
+    .select(['kind', 'key', 'lease', 'due_at', 'attempts'])
+    .where('kind', 'in', kinds)
+    .where('due_at', '>', after)
+    .where('due_at', '<=', until)
+    .where('lease', 'is not', null)
+    .execute();
+  return rows.map(({ lease, due_at: dueAt, ...row }) => ({ ...row, lease: lease ?? '', until: dueAt ?? 0 }));
+}
+
+/** Lets leases end earlier, whose holders are gone. One that was renewed, given up or taken meanwhile stays as it is. */
+async function cutLeases(
+  tx: Tx,
+  { leases }: { readonly leases: readonly (HeldJob & { readonly was: number; readonly until: number })[] },
+): Promise<void> {
+  for (const { kind, key, lease, was, until } of leases)
+    await tx
+      .updateTable('job')
+      .set({ due_at: until })
+      .where('kind', '=', kind)
+      .where('key', '=', key)
+      .where('lease', '=', lease)
+      .where('due_at', '=', was)
+      .execute();
+}
+
 /** Prolongs a lease. False when it is no longer in force. */
 async function renewJob(tx: Tx, input: HeldJob & { readonly until: number }): Promise<boolean> {
   if ((await findHeld(tx, input)) === undefined) return false;
@@ -288,6 +329,7 @@ export const jobTransactions = {
   'job.remove': removeJob,
   'job.claim': claimJobs,
   'job.renew': renewJob,
+  'job.cut': cutLeases,
   'job.complete': completeJob,
   'job.fail': failJob,
 } as const satisfies Record<string, Transaction<never, unknown>>;

@@ -48,8 +48,8 @@ export {
   readEvents,
   UNPUBLISHED_SQL,
 } from './events.ts';
-export type { ClaimedJob, DeadJob, JobPayload, NewJob, Schedule } from './jobs.ts';
-export { listDeadJobs } from './jobs.ts';
+export type { ClaimedJob, DeadJob, JobPayload, Lease, NewJob, Schedule } from './jobs.ts';
+export { listDeadJobs, listLeases } from './jobs.ts';
 export type {
   AccessKeyRecord,
   AccountRecord,

@@ -14,6 +14,13 @@ import type { TRANSACTIONS } from './job-transactions.ts';
 
 export type JobStore = StoreOf<typeof TRANSACTIONS>;
 
+export interface JobDatabase {
+  readonly store: JobStore;
+  /** the name of a writer whose process has ended, and its database knows it */
+  nameGone(): Promise<string>;
+  dispose(): Promise<void>;
+}
+
 const START = 1_800_000_000_000;
 const LEASE_MS = 60_000;
 const CLAIM = { kind: 'work', leaseMs: LEASE_MS, limit: 10, attemptsMax: 3 };
@@ -23,12 +30,9 @@ function signal<T = void>() {
   return Promise.withResolvers<T>();
 }
 
-export function jobsConformance(
-  name: string,
-  create: () => Promise<{ store: JobStore; dispose(): Promise<void> }>,
-) {
+export function jobsConformance(name: string, create: () => Promise<JobDatabase>) {
   describe(`jobs conformance: ${name}`, () => {
-    let database: { store: JobStore; dispose(): Promise<void> };
+    let database: JobDatabase;
     let store: Store;
     let now = START;
     const runners: JobRunner[] = [];
@@ -250,9 +254,9 @@ export function jobsConformance(
       assert.deepEqual(await rows(), []);
     });
 
-    test('the runner tries again what failed, and what a dead process left, after its lease', async () => {
+    test('the runner tries again what failed, and what nobody ended, after its lease', async () => {
       await enqueue('a');
-      await claim('left by a dead process');
+      await claim(store.newWriter());
       const done = signal<number>();
       const begun = signal();
       await start(async ({ attempts }) => {
@@ -269,6 +273,47 @@ export function jobsConformance(
       const clock = setInterval(() => (now += 10_000), 5);
       assert.equal(await done.promise, 3);
       clearInterval(clock);
+    });
+
+    test('the job of a process that is gone is taken over at once, and not as often as it can die', async () => {
+      await enqueue('a');
+      await enqueue('b');
+      const gone = await database.nameGone();
+      await store.transact('job.claim', { ...CLAIM, limit: 1, lease: gone, now });
+      await store.transact('job.claim', { ...CLAIM, limit: 1, lease: store.newWriter(), now });
+      const [left] = (await rows()).filter(({ lease }) => lease === gone);
+      const ran = signal<readonly [string, number]>();
+      const again = signal<readonly [string, number]>();
+      if (store.engine === 'postgres') now += LEASE_MS / 8;
+      let runner = await start(async ({ key, attempts }) => ran.resolve([key, attempts]));
+      assert.deepEqual(await ran.promise, [left?.key, 2]);
+      await runner.stop();
+      assert.equal((await rows()).length, 1);
+
+      // The other one's holder lives. From the second death on there is a pause.
+      const other = { kind: 'work', key: (await rows())[0]?.key ?? '' };
+      now = START + LEASE_MS;
+      await store.transact('job.claim', { ...CLAIM, lease: await database.nameGone(), now });
+      if (store.engine === 'postgres') now += LEASE_MS / 8;
+      const cutAt = now;
+      runner = await start(async ({ key, attempts }) => again.resolve([key, attempts]));
+      while ((await rows())[0]?.due_at !== cutAt + 1000);
+      now += 1000;
+      assert.deepEqual(await again.promise, [other.key, 3]);
+    });
+
+    test('a lease that is renewed while its holder is taken for gone stays whole', async () => {
+      await enqueue('a');
+      await claim('l1');
+      const was = now + LEASE_MS;
+      const [until, later] = [now, was + 1];
+      await store.transact('job.renew', { ...held('a', 'l1'), until: later });
+      await store.transact('job.cut', { leases: [{ ...held('a', 'l1'), was, until }] });
+      assert.deepEqual((await rows())[0]?.due_at, later);
+      await store.transact('job.cut', { leases: [{ ...held('a', 'other'), was: later, until }] });
+      assert.deepEqual((await rows())[0]?.due_at, later);
+      await store.transact('job.cut', { leases: [{ ...held('a', 'l1'), was: later, until }] });
+      assert.deepEqual((await claim('l2')).claimed.length, 1);
     });
 
     test('two runners never run one job at the same time', async () => {
