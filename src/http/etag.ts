@@ -1,3 +1,4 @@
+import type { EntityTags, Precondition } from '../domain/preconditions.ts';
 import type { Exchange } from './exchange.ts';
 import { type ByteRange, parseRange } from './range.ts';
 
@@ -39,9 +40,30 @@ export function selectRange(
  * names whatever is there. Unquoted spellings match too: some clients send the bare digest (registry-protocol.md §1.8).
  */
 export function etagMatches(header: string, value: string, comparison: 'strong' | 'weak'): boolean {
-  if (header === `"${value}"` || header.trim() === '*') return true;
+  if (header === `"${value}"`) return true;
+  const tags = listTags(header, comparison);
+  return tags === '*' || tags.includes(value);
+}
+
+/** The tags of a list that can match a strong tag by the comparison. */
+function listTags(header: string, comparison: 'strong' | 'weak'): EntityTags {
+  if (header.trim() === '*') return '*';
+  const tags: string[] = [];
   for (const [, weak, quoted, bare] of header.matchAll(/(W\/)?(?:"([^"]*)"|([^\s",]+))/g)) {
-    if ((quoted ?? bare) === value && (weak === undefined || comparison === 'weak')) return true;
+    if (weak === undefined || comparison === 'weak') tags.push(quoted ?? bare ?? '');
   }
-  return false;
+  return tags;
+}
+
+/** What a PUT or DELETE wants to be true of what it replaces; `undefined` when it says nothing. Dates are ignored as above. */
+export function readPrecondition({
+  request: { headers },
+}: Pick<Exchange, 'request'>): Precondition | undefined {
+  const wanted = headers['if-match'];
+  const unwanted = headers['if-none-match'];
+  if (wanted === undefined && unwanted === undefined) return undefined;
+  return {
+    match: wanted === undefined ? undefined : listTags(wanted, 'strong'),
+    noneMatch: unwanted === undefined ? undefined : listTags(unwanted, 'weak'),
+  };
 }

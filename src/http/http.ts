@@ -4,6 +4,6 @@ export { readBody } from './body.ts';
 export { BodyMemory } from './body-memory.ts';
 export { Admission, type Kind, type Reason } from './admission.ts';
 export { Entrance } from './entrance.ts';
-export { evaluateConditions, selectRange } from './etag.ts';
+export { evaluateConditions, readPrecondition, selectRange } from './etag.ts';
 export { parseContentRange, type ByteRange } from './range.ts';
 export { watchReceiving, watchSending } from './watch.ts';

@@ -1,8 +1,15 @@
 import { Fault } from '../domain/faults.ts';
 import { type Digest, isSha256 } from '../domain/names.ts';
-import { type ByteRange, evaluateConditions, selectRange, watchSending } from '../http/http.ts';
+import { findFalse, preconditionFailed } from '../domain/preconditions.ts';
+import {
+  type ByteRange,
+  evaluateConditions,
+  readPrecondition,
+  selectRange,
+  watchSending,
+} from '../http/http.ts';
 import { type Call, commonHeaders } from './call.ts';
-import { blobUnknown, preconditionFailed, sendFault } from './errors.ts';
+import { blobUnknown, sendFault } from './errors.ts';
 
 /** What may make a GET answer something else than the whole blob. If-Range does so only with Range. */
 const CONDITIONS = ['range', 'if-none-match', 'if-match'] as const;
@@ -44,7 +51,7 @@ export async function getBlob(call: Call, digest: Digest): Promise<void> {
 /** Whether a condition was the answer: 412 or 304. The blob is there. */
 function answerByCondition(call: Call, digest: Digest): boolean {
   const outcome = evaluateConditions(call.exchange, digest);
-  if (outcome === 'failed') throw preconditionFailed();
+  if (outcome === 'failed') throw preconditionFailed('match');
   if (outcome === 'unmodified') call.exchange.send(304, blobHeaders(call, digest));
   return outcome !== undefined;
 }
@@ -106,10 +113,25 @@ function blobHeaders(call: Call, digest: Digest): string[] {
   return headers;
 }
 
+/** What a deletion would come to. */
+async function standing(call: Call, content: Digest): Promise<'absent' | 'referenced' | 'deletable'> {
+  const found = await call.services.registry.layers.availability(call.repository, [content]);
+  const blob = found.get(content);
+  if (blob === undefined) return 'absent';
+  return blob.referenced ? 'referenced' : 'deletable';
+}
+
 /** `DELETE`: unlinks the blob from this repository, unless an image of the repository needs it. */
 export async function deleteBlob(call: Call, digest: Digest): Promise<void> {
-  const outcome = await call.services.registry.layers.remove(call.repository, await resolve(call, digest));
+  const { layers } = call.services.registry;
+  const content = await resolve(call, digest);
+  const precondition = readPrecondition(call.exchange);
+  // A blob has one entity tag for ever, so that nothing can change between the question and the deletion but whether it is there.
+  const unmet = precondition && findFalse(precondition, digest);
+  const outcome =
+    unmet === undefined ? await layers.remove(call.repository, content) : await standing(call, content);
   if (outcome === 'absent') throw blobUnknown();
+  if (outcome === 'deletable') throw preconditionFailed(unmet ?? 'match');
   if (outcome === 'referenced') {
     throw new Fault(
       'MethodNotAllowed',

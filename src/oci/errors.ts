@@ -67,8 +67,3 @@ export function blobUnknown(): Fault {
 export function manifestUnknown(): Fault {
   return new Fault('ImageNotFoundException', 'Requested image not found');
 }
-
-/** An `If-Match` that names something else than what is there. */
-export function preconditionFailed(): Fault {
-  return new Fault('PreconditionFailed', 'None of the entity tags in If-Match is that of the content.');
-}

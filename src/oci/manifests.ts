@@ -1,10 +1,11 @@
 import { Fault } from '../domain/faults.ts';
 import type { ImageTag } from '../domain/names.ts';
-import { evaluateConditions, readBody } from '../http/http.ts';
+import { type ImageCondition, preconditionFailed } from '../domain/preconditions.ts';
+import { evaluateConditions, readBody, readPrecondition } from '../http/http.ts';
 import { LIMITS } from '../lib/limits.ts';
 import type { ImageId } from '../registry/registry.ts';
 import { type Call, commonHeaders } from './call.ts';
-import { manifestUnknown, preconditionFailed } from './errors.ts';
+import { manifestUnknown } from './errors.ts';
 import { readTag, type Reference } from './path.ts';
 
 /** Longer manifests are not in the audit log, so nobody makes a text of them. */
@@ -13,18 +14,27 @@ const AUDITED_BYTES_MAX = 16_384;
 /** `GET` and `HEAD`: the stored bytes under their stored type. `Accept` is not looked at (registry-protocol.md §1.8). */
 export async function getManifest(call: Call, reference: Reference): Promise<void> {
   const { exchange } = call;
-  const key = 'tag' in reference ? reference.tag : reference.digest;
   const pull =
     exchange.method === 'GET' && (await call.services.identity.recordsPulls(call.principal, call.scope));
-  const image = await call.services.registry.images.find(call.repository, key, { pull });
+  const image = await call.services.registry.images.find(call.repository, textOf(reference), { pull });
   if (image === undefined) throw manifestUnknown();
   const digest = image.namedDigest;
   const outcome = evaluateConditions(exchange, digest);
-  if (outcome === 'failed') throw preconditionFailed();
+  if (outcome === 'failed') throw preconditionFailed('match');
   const headers = commonHeaders(exchange);
   headers.push('Content-Type', image.mediaType, 'Docker-Content-Digest', digest, 'ETag', `"${digest}"`);
   if (outcome === 'unmodified') exchange.send(304, headers);
   else exchange.send(200, headers, image.manifest);
+}
+
+function textOf(reference: Reference): string {
+  return 'tag' in reference ? reference.tag : reference.digest;
+}
+
+/** What If-Match and If-None-Match of a PUT or DELETE ask of what is there: `If-None-Match: *` is to create only. */
+function readCondition({ exchange }: Call, reference: Reference): ImageCondition | undefined {
+  const precondition = readPrecondition(exchange);
+  return precondition && { reference: textOf(reference), precondition };
 }
 
 /** `PUT`: by tag, or by digest with any number of `?tag=` to set at the same time. */
@@ -45,6 +55,7 @@ export async function putManifest(call: Call, reference: Reference): Promise<voi
     digest: 'tag' in reference ? undefined : reference.digest,
     tags: 'tag' in reference ? [reference.tag] : extraTags,
     existing: 'accept',
+    condition: readCondition(call, reference),
   });
   const digest = 'tag' in reference ? result.digest : reference.digest;
   exchange.outcome = {
@@ -88,7 +99,7 @@ export async function deleteManifest(call: Call, reference: Reference): Promise<
     if (imageDigest === undefined) throw manifestUnknown();
     id = { imageDigest };
   }
-  const { imageIds, failures } = await images.batchDelete(repository, [id]);
+  const { imageIds, failures } = await images.batchDelete(repository, [id], readCondition(call, reference));
   exchange.outcome = { imageIds, failures };
   const failure = failures[0];
   if (failure?.failureCode === 'ImageNotFound') throw manifestUnknown();

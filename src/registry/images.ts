@@ -72,9 +72,9 @@ export function createImages(context: RegistryContext): FlushableImages {
         (digest) => tagsOf(repository.id, digest),
         ids,
       ),
-    batchDelete: (repository, ids) =>
+    batchDelete: (repository, ids, condition) =>
       retryBrokenReference(() =>
-        store.transact('image.delete', { repository: nameOf(repository), ids, now: clock() }),
+        store.transact('image.delete', { repository: nameOf(repository), ids, condition, now: clock() }),
       ),
     listTags: async (repository, last, limit) => {
       const names: string[] = [];
@@ -120,6 +120,7 @@ async function putImage(
       manifest: new Uint8Array(input.manifest),
       tags: input.tags,
       existing: input.existing,
+      condition: input.condition,
       sparseManifests,
       now: clock(),
       nonce: randomBytes(10).toString('hex'),

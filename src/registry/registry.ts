@@ -7,6 +7,7 @@ import type { Readable } from 'node:stream';
 import type { BlobReader, BlobStore } from '../blobs/blobs.ts';
 import type { SparseManifests } from '../domain/manifests.ts';
 import type { Digest, RepositoryAddress } from '../domain/names.ts';
+import type { ImageCondition } from '../domain/preconditions.ts';
 import type { KeyRing } from '../lib/keyring.ts';
 import { LIMITS } from '../lib/limits.ts';
 import { prepareFindRepository, type Store } from '../store/store.ts';
@@ -91,6 +92,8 @@ export interface PutImageInput {
    * answers as if it had been stored (retries need it).
    */
   readonly existing: 'refuse' | 'accept';
+  /** what must be true when it is stored; absent: nothing */
+  readonly condition?: ImageCondition | undefined;
 }
 
 export interface PutImageResult {
@@ -117,7 +120,7 @@ export interface Images {
    *
    * @throws Fault InvalidParameterException, ImageDigestDoesNotMatchException, LayersNotFoundException,
    *   ReferencedImagesNotFoundException, ManifestInvalid (size of a layer differs), ImageTagAlreadyExistsException,
-   *   ImageAlreadyExistsException, LimitExceededException, RepositoryNotFoundException
+   *   ImageAlreadyExistsException, LimitExceededException, RepositoryNotFoundException, PreconditionFailed
    */
   put(repository: Repository, input: PutImageInput): Promise<PutImageResult>;
   /** See `Layers.resolve`: the same for images. */
@@ -136,10 +139,16 @@ export interface Images {
     ids: readonly ImageId[],
     options?: { readonly pull: boolean },
   ): Promise<{ images: { imageId: ImageId; image: Image }[]; failures: ImageFailure[] }>;
-  /** BatchDeleteImage's rules (ecr-api.md §7.4), in request order, one transaction. Used by both doors. */
+  /**
+   * BatchDeleteImage's rules (ecr-api.md §7.4), in request order, one transaction. Used by both doors. `condition` is what must
+   * be true then; where it is not, but the ids can be deleted, none is.
+   *
+   * @throws Fault RepositoryNotFoundException, PreconditionFailed
+   */
   batchDelete(
     repository: Repository,
     ids: readonly ImageId[],
+    condition?: ImageCondition,
   ): Promise<{ imageIds: ImageId[]; failures: ImageFailure[] }>;
   /** Tag names after `last` in byte order, at most `limit`. */
   listTags(repository: Repository, last: string | undefined, limit: number): Promise<string[]>;

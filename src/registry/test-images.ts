@@ -411,6 +411,38 @@ export function imagesTests(open: OpenTestRegistry): void {
     await t.checkIntegrity();
   });
 
+  test('of writers that race under a condition, one wins', async () => {
+    const repository = await prepared();
+    const { images } = t.registry;
+    const other = t.another().images;
+    const condition = (noneMatch: '*' | undefined, match: readonly string[] | undefined) => ({
+      reference: 'v1',
+      precondition: { match, noneMatch },
+    });
+    const race = async (work: readonly Promise<unknown>[]): Promise<number> => {
+      const outcomes = await Promise.allSettled(work);
+      const lost = outcomes.filter((outcome) => outcome.status === 'rejected');
+      for (const { reason } of lost) assert.equal((reason as Fault).code, 'PreconditionFailed');
+      assert.equal(outcomes.length - lost.length, 1);
+      return outcomes.findIndex(({ status }) => status === 'fulfilled');
+    };
+    const put = (by: Images, image: Uint8Array, when: ReturnType<typeof condition>) =>
+      by.put(repository, push(image, ['v1'], { condition: when }));
+    const create = condition('*', undefined);
+    const creators = [put(images, imageA, create), put(other, imageB, create)];
+    const first = [digestA, digestB][await race(creators)] ?? '';
+    assert.equal((await images.find(repository, 'v1', { pull: false }))?.digest, first);
+    const later = imageOf('{}', ['layer two']);
+    const replace = condition(undefined, [first]);
+    const won = await race([
+      put(images, later, replace),
+      other.batchDelete(repository, [{ imageTag: 'v1' }], replace),
+    ]);
+    const left = await images.find(repository, 'v1', { pull: false });
+    assert.equal(left?.digest, won === 0 ? digestOf(later) : undefined);
+    await t.checkIntegrity();
+  });
+
   test('a repository that is gone', async () => {
     const repository = await prepared();
     await t.registry.images.put(repository, push(imageA, ['v1']));

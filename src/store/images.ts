@@ -15,8 +15,10 @@ import {
   imageSize,
   type SparseManifests,
 } from '../domain/manifests.ts';
+import { type ImageCondition, preconditionFailed } from '../domain/preconditions.ts';
 import type { Digest } from '../domain/names.ts';
 import type { TagRules } from '../domain/tags.ts';
+import { findFalseCondition } from './image-conditions.ts';
 import { recordDeletion, recordPulls, recordPush, type Deletion } from './image-events.ts';
 import { imageAlreadyExists, selectTagsOf, setTags } from './image-tags.ts';
 import { addAliases, resolveAliases } from './aliases.ts';
@@ -52,6 +54,8 @@ export interface PutImageRow {
   readonly children: readonly ChildReference[];
   readonly tags: readonly string[];
   readonly existing: 'refuse' | 'accept';
+  /** absent: none */
+  readonly condition?: ImageCondition | undefined;
   /** absent: `refuse` */
   readonly sparseManifests?: SparseManifests;
   readonly now: number;
@@ -74,6 +78,8 @@ export interface PutImageOutcome {
 /** Stores an image and sets its tags. See `Images.put` for the Faults. */
 async function putImage(tx: Tx, asked: PutImageRow): Promise<PutImageOutcome> {
   const { region, rules } = await requireRepository(tx, asked.repository);
+  const unmet = asked.condition && (await findFalseCondition(tx, asked.repository.id, asked.condition));
+  if (unmet !== undefined) throw preconditionFailed(unmet);
   const present = await tx
     .selectFrom('image')
     .select(['media_type', 'subject_digest', 'status'])
@@ -317,6 +323,8 @@ async function insertChildren(
 export interface DeleteImagesInput {
   readonly repository: RepositoryName;
   readonly ids: readonly ImageIdName[];
+  /** Judged after what would refuse the deletion anyway (RFC 9110 §13.2.1); absent: none. */
+  readonly condition?: ImageCondition | undefined;
   readonly now: number;
 }
 
@@ -325,9 +333,14 @@ export interface DeleteImagesOutcome {
   failures: ImageIdFailure[];
 }
 
-/** Deletes in the order asked, judging each id by what is left then. @throws Fault RepositoryNotFoundException */
+/**
+ * Deletes in the order asked, judging each id by what is left then.
+ *
+ * @throws Fault RepositoryNotFoundException, PreconditionFailed
+ */
 export async function deleteImages(tx: Tx, input: DeleteImagesInput): Promise<DeleteImagesOutcome> {
   const { region } = await requireRepository(tx, input.repository);
+  const unmet = input.condition && (await findFalseCondition(tx, input.repository.id, input.condition));
   const outcome: DeleteImagesOutcome = { imageIds: [], failures: [] };
   for (const imageId of distinctImageIds(input.ids)) {
     const failure = imageIdFailure(imageId);
@@ -342,6 +355,7 @@ export async function deleteImages(tx: Tx, input: DeleteImagesInput): Promise<De
       await recordDeletion(tx, { ...input.repository, region }, input.now, result);
     }
   }
+  if (unmet !== undefined && outcome.failures.length === 0) throw preconditionFailed(unmet);
   return outcome;
 }
 
