@@ -1,5 +1,6 @@
 /** ListImageReferrers: the images of a repository whose subject is a digest (ecr-api.md §9.1). */
 import type { Principal } from '../identity/identity.ts';
+import { LIMITS } from '../lib/limits.ts';
 import type {
   ImageReferrer,
   ListImageReferrersRequest,
@@ -11,8 +12,6 @@ import { checkRepository, requireRepository, type EcrServices } from './services
 
 /** Entries of a page unless the client says otherwise. */
 const PAGE = 20;
-/** A page ends early rather than read more manifests than this: each may have 4 MiB. */
-const MANIFEST_BYTES_MAX = 32 * 1_048_576;
 
 export function createReferrerOperations(services: EcrServices) {
   const { store, pages } = services;
@@ -53,10 +52,10 @@ export function createReferrerOperations(services: EcrServices) {
   return { ListImageReferrers: listImageReferrers };
 }
 
-/** As many of the first as fit, at least one. */
+/** As many of the first as fit in one answer, at least one. */
 function withinBytes(referrers: readonly ReferrerSummary[]): readonly ReferrerSummary[] {
   let bytes = 0;
-  const end = referrers.findIndex(({ size }, i) => (bytes += size) > MANIFEST_BYTES_MAX && i > 0);
+  const end = referrers.findIndex(({ size }, i) => (bytes += size) > LIMITS.manifestsAnswerBytesMax && i > 0);
   return end === -1 ? referrers : referrers.slice(0, end);
 }
 

@@ -185,6 +185,22 @@ export function imagesTests(openTestRegistry: OpenTestRegistry): void {
     );
   });
 
+  test('BatchGetImage answers no more than fits in memory', async () => {
+    await using t = await openWithApp();
+    const { manifest } = await t.addImage('app', 'one');
+    const large = manifest.replace('{', `{"annotations":{"a":"${'x'.repeat(4_000_000)}"},`);
+    for (let i = 0; i < 9; i++) await t.call('PutImage', { ...app, imageManifest: large, imageTag: `t${i}` });
+    const imageIds = [{ imageDigest: sha256(large) }];
+    assert.equal(
+      await t.fault('BatchGetImage', { ...app, imageIds }),
+      'LimitExceededException: The manifests of the requested images, one for each tag, exceed the maximum allowed size of an ' +
+        "answer which is '33554432' bytes. Request fewer images at once, or name them by tag.",
+    );
+    await t.call('BatchDeleteImage', { ...app, imageIds: [{ imageTag: 't8' }] });
+    const { images } = await t.call<{ images: object[] }>('BatchGetImage', { ...app, imageIds });
+    assert.equal(images.length, 8);
+  });
+
   test('BatchGetImage is a pull', async () => {
     await using t = await openWithApp();
     const { digest } = await t.addImage('app', 'one', 'a');

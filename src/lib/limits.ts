@@ -25,6 +25,9 @@ export const LIMITS = {
   layerPartBodyBytesMax: 32 * 1_048_576,
   /** Body of an IAM or STS form (iam-sts.md §1.3). */
   formBodyBytesMax: 1_048_576,
+  unsignedFormBodyBytesMax: 65_536,
+  /** Manifests of one answer of BatchGetImage or ListImageReferrers: they are in memory all at once, a hundred of 4 MiB would not fit. */
+  manifestsAnswerBytesMax: 32 * 1_048_576,
   /** Entries of one page of tags/list and the catalog (ECR's maxResults). */
   listPageMax: 1000,
   /** Registry token lifetime (ecr-api.md §21). */

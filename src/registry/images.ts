@@ -9,6 +9,7 @@ import {
 } from '../domain/image-ids.ts';
 import { readManifest } from '../domain/manifests.ts';
 import type { Digest } from '../domain/names.ts';
+import { LIMITS } from '../lib/limits.ts';
 import { type ImageCore, ImageCache } from './image-cache.ts';
 import { Pulls } from './pulls.ts';
 import { Quotas } from './quotas.ts';
@@ -238,7 +239,12 @@ function timeOf(value: number | null): number | undefined {
   return value === null ? undefined : value;
 }
 
-/** An image once per tag when asked by digest, once when asked by tag; what comes out twice collapses. */
+/**
+ * An image once per tag when asked by digest, once when asked by tag; what comes out twice collapses.
+ *
+ * @throws Fault LimitExceededException when the answer would not fit in memory: an image can have a thousand tags, and each entry
+ *   has the manifest
+ */
 async function batchGet(
   read: (id: ImageId) => Promise<Image | undefined>,
   tagsOf: (digest: Digest) => Promise<readonly string[]>,
@@ -246,6 +252,7 @@ async function batchGet(
 ): Promise<{ images: { imageId: ImageId; image: Image }[]; failures: ImageFailure[] }> {
   const images = new Map<string, { imageId: ImageId; image: Image }>();
   const failures: ImageFailure[] = [];
+  let bytes = 0;
   for (const id of distinctImageIds(ids)) {
     const image = imageIdFailure(id) === undefined ? await read(id) : undefined;
     if (image === undefined) {
@@ -256,11 +263,21 @@ async function batchGet(
       const tags = id.imageTag === undefined ? await tagsOf(image.digest) : [id.imageTag];
       for (const imageId of idsOf(image, tags)) {
         const key = `${imageId.imageDigest} ${imageId.imageTag ?? ''}`;
-        if (!images.has(key)) images.set(key, { imageId, image });
+        if (images.has(key)) continue;
+        images.set(key, { imageId, image });
+        if ((bytes += image.manifest.byteLength) > LIMITS.manifestsAnswerBytesMax) throw tooManyManifests();
       }
     }
   }
   return { images: [...images.values()], failures };
+}
+
+function tooManyManifests(): Fault {
+  return new Fault(
+    'LimitExceededException',
+    'The manifests of the requested images, one for each tag, exceed the maximum allowed size of an answer which is ' +
+      `'${LIMITS.manifestsAnswerBytesMax}' bytes. Request fewer images at once, or name them by tag.`,
+  );
 }
 
 function idsOf({ digest }: Image, tags: readonly string[]): ImageId[] {

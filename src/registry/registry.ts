@@ -133,7 +133,11 @@ export interface Images {
     reference: string,
     options: { readonly pull: boolean },
   ): Promise<FoundImage | undefined>;
-  /** BatchGetImage's rules (ecr-api.md §7.2): one entry per tag of a digest. Records the pulls unless told not to. */
+  /**
+   * BatchGetImage's rules (ecr-api.md §7.2): one entry per tag of a digest. Records the pulls unless told not to.
+   *
+   * @throws Fault LimitExceededException when the manifests are too much for one answer
+   */
   batchGet(
     repository: Repository,
     ids: readonly ImageId[],
