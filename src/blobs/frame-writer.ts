@@ -1,6 +1,12 @@
 import type { CipherGCM, Hash } from 'node:crypto';
 import { syncData, writeAt } from './disk.ts';
-import { FRAME_BYTES, FRAME_OVERHEAD_BYTES, type FrameCodec } from './format.ts';
+import {
+  FRAME_BYTES,
+  FRAME_OVERHEAD_BYTES,
+  FRAME_PREFIX_BYTES,
+  PIECE_BYTES,
+  type FrameCodec,
+} from './format.ts';
 import { release, type SharedLimits } from './limits.ts';
 
 const WRITES_IN_FLIGHT_MAX = 4;
@@ -16,8 +22,9 @@ export interface WrittenEnd {
 }
 
 /**
- * Encrypts a byte stream into frames and writes them behind one another, a few at a time. The caller stops feeding it while
- * `congested`. Ends with exactly one of `end` and `abandon`; only then may the file be closed.
+ * Encrypts a byte stream into frames and writes them behind one another, a few at a time, each in one piece unless many streams
+ * are written at once. The caller stops feeding it while `congested`. Ends with `end` or `abandon`; only then may the file be
+ * closed.
  */
 export class FrameWriter {
   /** Called once, as soon as a write has failed; `end` rejects with the same error. */
@@ -31,7 +38,9 @@ export class FrameWriter {
   #position: number;
 
   #frame: { nonce: Buffer; cipher: CipherGCM } | undefined;
+  /** ciphertext of the frame that is not on its way to the file yet */
   #parts: Buffer[] = [];
+  #partBytes = 0;
   #filled = 0;
   #stage: Buffer | undefined;
   #staged = 0;
@@ -40,6 +49,7 @@ export class FrameWriter {
   #flush: Promise<void> | undefined;
   #unflushedBytes = 0;
   #error: Error | undefined;
+  #settled = false;
 
   /** Starts a frame at the plaintext offset and file position of `from`. `hash`, when given, sees the plaintext. */
   constructor(fd: number, codec: FrameCodec, from: WrittenEnd, limits: SharedLimits, hash?: Hash) {
@@ -49,12 +59,18 @@ export class FrameWriter {
     this.#hash = hash;
     this.#offset = from.offset;
     this.#position = from.position;
+    limits.streams += 1;
   }
 
   /** Whether enough is under way, of this stream or of all together. */
   get congested(): boolean {
     if (this.#error !== undefined) return false;
     return this.#writes.size >= WRITES_IN_FLIGHT_MAX || this.#limits.writing.full;
+  }
+
+  /** How many bytes it should be fed before others have their turn (limits.ts). */
+  get turnBytesMax(): number {
+    return this.#limits.turnBytesMax;
   }
 
   /** Takes a chunk; does not keep it. */
@@ -97,6 +113,8 @@ export class FrameWriter {
   async #settle(): Promise<void> {
     while (this.#writes.size > 0) await Promise.all(this.#writes);
     await this.#flush;
+    if (!this.#settled) this.#limits.streams -= 1;
+    this.#settled = true;
   }
 
   #encryptStage(): void {
@@ -111,11 +129,20 @@ export class FrameWriter {
     for (let from = 0; from < bytes.length;) {
       this.#frame ??= this.#codec.start(this.#offset);
       const length = Math.min(bytes.length - from, FRAME_BYTES - this.#filled);
-      this.#parts.push(this.#frame.cipher.update(bytes.subarray(from, from + length)));
+      const part = this.#frame.cipher.update(bytes.subarray(from, from + length));
+      this.#parts.push(part);
+      this.#partBytes += part.length;
       this.#filled += length;
       from += length;
       if (this.#filled === FRAME_BYTES) this.#finishFrame();
+      else if (this.#partBytes >= PIECE_BYTES && this.#limits.crowded) this.#writeParts();
     }
+  }
+
+  #writeParts(): void {
+    this.#write(this.#parts, this.#partsAt);
+    this.#parts = [];
+    this.#partBytes = 0;
   }
 
   #finishFrame(): void {
@@ -123,22 +150,35 @@ export class FrameWriter {
     const { nonce, cipher } = this.#frame;
     cipher.final();
     const tag = cipher.getAuthTag();
-    const buffers = [this.#codec.prefix(nonce, this.#filled), ...this.#parts, tag];
-    const position = this.#position;
-    const bytes = this.#filled + FRAME_OVERHEAD_BYTES;
+    const prefix = this.#codec.prefix(nonce, this.#filled);
+    if (this.#partBytes === this.#filled) this.#write([prefix, ...this.#parts, tag], this.#position);
+    else {
+      this.#write([prefix], this.#position);
+      this.#write([...this.#parts, tag], this.#partsAt);
+    }
     this.#offset += this.#filled;
-    this.#position += bytes;
+    this.#position += this.#filled + FRAME_OVERHEAD_BYTES;
     this.#frame = undefined;
     this.#parts = [];
+    this.#partBytes = 0;
     this.#filled = 0;
-    const write = this.#writeFrame(buffers, bytes, position).finally(() => {
+  }
+
+  /** Where the parts belong: behind those of their frame that were written before. */
+  get #partsAt(): number {
+    return this.#position + FRAME_PREFIX_BYTES + this.#filled - this.#partBytes;
+  }
+
+  #write(buffers: readonly Buffer[], position: number): void {
+    const bytes = buffers.reduce((sum, buffer) => sum + buffer.length, 0);
+    const write = this.#writeBuffers(buffers, bytes, position).finally(() => {
       this.#writes.delete(write);
       this.#limits.writing.ended(bytes);
     });
     this.#writes.add(write);
   }
 
-  async #writeFrame(buffers: Buffer[], bytes: number, position: number): Promise<void> {
+  async #writeBuffers(buffers: readonly Buffer[], bytes: number, position: number): Promise<void> {
     this.#limits.writing.started(bytes);
     try {
       await writeAt(this.#fd, buffers, position);

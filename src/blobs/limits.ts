@@ -185,11 +185,21 @@ export class InFlight {
   }
 }
 
+/**
+ * The streams being written let others have their turn after so many bytes together, each after not less than the second number.
+ * WHY: from a fast client the event loop would read 2 MiB in one go, milliseconds in which nobody else is answered.
+ */
+const TURN_BYTES = 1 << 20;
+const TURN_BYTES_MIN = 1 << 17;
+
 /** A client that takes longer for a frame is slow: 2 MiB/s. */
 const SENDING_MS = 500;
 
 /** What the streams of one store share, so that many of them stay within bounds together. */
 export class SharedLimits {
+  /** Streams being written (frame-writer.ts). */
+  streams = 0;
+  readonly #streamsFew: number;
   /** Encrypted frames on their way to the disk. */
   readonly writing: InFlight;
   /** Frames being read and decrypted: held briefly, never while a client stalls. */
@@ -215,5 +225,16 @@ export class SharedLimits {
     this.framesAhead = new BufferPool(frame, share(8, 2));
     this.sending = new Places(share(16, 4), SENDING_MS);
     this.smallBlobs = new SmallBlobCache(share(16, 2) << 20);
+    this.#streamsFew = share(16, 4);
+  }
+
+  /** Whether so many streams are being written that their unfinished frames would be more than the frames under way. */
+  get crowded(): boolean {
+    return this.streams > this.#streamsFew;
+  }
+
+  /** How many bytes a stream takes before others have their turn. */
+  get turnBytesMax(): number {
+    return Math.max(TURN_BYTES_MIN, TURN_BYTES / this.streams);
   }
 }

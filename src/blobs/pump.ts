@@ -12,13 +12,8 @@ export interface PumpStop {
 }
 
 /**
- * A stream lets others have their turn after so many bytes. WHY: from a fast client the event loop would read 2 MiB in one go,
- * milliseconds in which nobody else is answered.
- */
-const TURN_BYTES_MAX = 1 << 19;
-
-/**
- * Feeds all of a stream to the writer, pausing the stream while the writer is congested. Resolves at its end. On any failure the
+ * Feeds all of a stream to the writer, pausing the stream while the writer is congested and to let
+ * others have their turn. Resolves at its end. On any failure the
  * stream is left paused and undestroyed. WHY: 'data' events, because async iteration and pipes cost 2 to 3 times as much.
  */
 export function pump(source: Readable, writer: FrameWriter, stop: PumpStop): Promise<void> {
@@ -49,7 +44,7 @@ export function pump(source: Readable, writer: FrameWriter, stop: PumpStop): Pro
       } catch (error) {
         return settle(error as Error);
       }
-      if (!holding && (turnBytes >= TURN_BYTES_MAX || writer.congested)) void hold();
+      if (!holding && (turnBytes >= writer.turnBytesMax || writer.congested)) void hold();
     };
     const hold = async (): Promise<void> => {
       holding = true;

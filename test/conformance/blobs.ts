@@ -122,6 +122,27 @@ export function describeBlobStore(name: string, makePlace: () => Promise<BlobPla
       });
     });
 
+    it('keeps what comes in many streams at once, some of which break off', async () => {
+      await withStore(async (store) => {
+        const content = randomBytes(3 * MIB);
+        const streams = Array.from({ length: 24 }, async (_, i) => {
+          const bytes = content.subarray(i, 2 * MIB + 400_000 + i * 1001);
+          const key = newKey();
+          await store.create(key, 'default');
+          const half = MIB + 300_000 - i * 1009;
+          await store.append(key, 0, chunked(bytes.subarray(0, half)), MAX);
+          const chunks = chunked(bytes.subarray(half));
+          if (i % 3 === 0)
+            await assert.rejects(store.append(key, half, chunks, { maxBytes: MIB }), ByteLimitError);
+          await store.append(key, half, chunked(bytes.subarray(half), 40_000), MAX);
+          await store.seal(key, bytes.length);
+          await assertContent(store, key, bytes);
+          await store.delete(key);
+        });
+        await Promise.all(streams);
+      });
+    });
+
     it('keeps an empty blob', async () => {
       await withStore(async (store) => {
         const key = newKey();
