@@ -369,8 +369,8 @@ export function proxyOfEnvironment(env: NodeJS.ProcessEnv): ProxySetting {
 
 /** A proxy that stands between this machine and the registry. */
 export function diagnoseProxies(
-  { name, port, host }: Subject,
-  { scheme = 'https', addresses }: NetworkFacts,
+  { name, port, host, scheme: said = 'https' }: Subject,
+  { scheme = said, addresses }: NetworkFacts,
   settings: readonly ProxySetting[],
 ): Finding[] {
   const between = settings.filter((it) => {
@@ -399,8 +399,9 @@ export function diagnoseProxies(
   });
 }
 
+/** A proxy without its user and password, which may be written without a scheme and hold any character. */
 function withoutPassword(url: string): string {
-  return url.replace(/\/\/[^/@]*@/, '//');
+  return url.replace(/^([a-z][a-z0-9+.-]*:\/\/)?.*@/is, '$1');
 }
 
 /** Whether a NO_PROXY list covers a host: names with their subdomains, addresses, networks, `*`. */

@@ -178,6 +178,14 @@ test('a proxy between, in the environment and of the daemon', async () => {
     const past = await machine.diagnose(reference, { env: { ...proxy, NO_PROXY } });
     assert.ok(!past.wrong.includes('network.proxy'), NO_PROXY);
   }
+  for (const HTTP_PROXY of ['user:secret@proxy.example:3128', 'http://user:se@secret/x@proxy.example:3128']) {
+    const { report, textOf } = await machine.diagnose(reference, { env: { HTTP_PROXY } });
+    assert.match(textOf('network.proxy'), /go through the proxy (http:\/\/)?proxy\.example:3128 /);
+    assert.doesNotMatch(JSON.stringify(report), /secret/);
+  }
+  // What has no address is still of the scheme that it is written with.
+  const unknown = await machine.diagnose('http://absent.invalid:80', { env: proxy });
+  assert.ok(unknown.wrong.includes('network.proxy'));
   const address = await machine.diagnose(`127.0.0.1:${machine.port}`, { env: proxy });
   assert.ok(!address.wrong.includes('network.proxy'));
   await machine.write('etc-docker/daemon.json', { proxies: { 'http-proxy': 'http://proxy.example:3128' } });

@@ -49,7 +49,8 @@ function namePolicy(it: {
   readonly policyArn?: string | undefined;
 }): string {
   const word = wordOf(it.policyType);
-  const name = it.policyName === undefined || word.startsWith(it.policyName) ? '' : ` ${it.policyName}`;
+  // What has no name of its own is called by its kind, with a blank, which names cannot have.
+  const name = it.policyName === undefined || it.policyName.includes(' ') ? '' : ` ${it.policyName}`;
   return `${word}${name}${it.policyArn === undefined ? '' : ` (${it.policyArn})`}`;
 }
 
@@ -128,9 +129,17 @@ function policyLines({
 function changeLines(change: berth.PolicyChange, principalArn: string): string[] {
   const { kind, policyType, account, statement, nearest } = change;
   const lines: string[] = [];
+  const fixed = change.policyArn?.startsWith('arn:aws:iam::aws:policy/') === true;
   if (kind === 'narrow-deny') {
     lines.push(
-      `Narrow ${nameStatement(change)} in account ${account}, so that it no longer covers this request.`,
+      fixed
+        ? `Use another policy in account ${account}: ${nameStatement(change)} covers this request, and only AWS can change it.`
+        : `Narrow ${nameStatement(change)} in account ${account}, so that it no longer covers this request.`,
+    );
+  } else if (fixed && kind === 'add-statement') {
+    lines.push(
+      `Use a policy of your own instead of the ${namePolicy(change)}, which only AWS can change; it needs`,
+      String(statement),
     );
   } else if (kind === 'pass-other-session-policy') {
     lines.push('Begin another session whose session policy has', String(statement));

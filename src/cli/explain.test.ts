@@ -2,7 +2,12 @@
 import assert from 'node:assert/strict';
 import { Readable } from 'node:stream';
 import { after, before, test } from 'node:test';
-import { CreateAccessKeyCommand, CreateUserCommand, IAMClient } from '@aws-sdk/client-iam';
+import {
+  CreateAccessKeyCommand,
+  CreateUserCommand,
+  IAMClient,
+  PutUserPolicyCommand,
+} from '@aws-sdk/client-iam';
 import { createMain, type Surroundings } from './cli.ts';
 import { CallError } from './client.ts';
 import { passwordOf } from './explain.ts';
@@ -141,6 +146,37 @@ Policies considered:
   );
   assert.equal((await run([...question, '--context', 'aws:SourceIp=10.1.2.3'])).code, 0);
   assert.equal((await run([...question, '--context', 'nothing'])).code, 2);
+});
+
+test('access: a policy has its name, and what only AWS can change is not to be changed', async () => {
+  const { AWS_ACCESS_KEY_ID: accessKeyId = '', AWS_SECRET_ACCESS_KEY: secretAccessKey = '' } = machine.env;
+  const iam = new IAMClient({
+    endpoint: machine.endpoint,
+    region: REGION,
+    credentials: { accessKeyId, secretAccessKey },
+  });
+  const UserName = 'iris';
+  const readOnly = 'arn:aws:iam::aws:policy/AmazonEC2ContainerRegistryReadOnly';
+  await iam.send(new CreateUserCommand({ UserName, PermissionsBoundary: readOnly }));
+  const statement = { Effect: 'Allow', Action: 'ecr:*', Resource: '*' };
+  const PolicyDocument = JSON.stringify({ Version: '2012-10-17', Statement: statement });
+  await iam.send(new PutUserPolicyCommand({ UserName, PolicyName: 'identity', PolicyDocument }));
+  const { out } = await run([
+    'explain',
+    'access',
+    `arn:aws:iam::${ACCOUNT}:user/iris`,
+    'ecr:PutImage',
+    repository('app'),
+  ]);
+  assert.match(out, /\n  identity policy identity allows\n/);
+  assert.ok(
+    out.endsWith(`
+What would allow it:
+  1. Use a policy of your own instead of the permissions boundary AmazonEC2ContainerRegistryReadOnly (${readOnly}), which only AWS can change; it needs
+     {"Effect":"Allow","Action":"ecr:PutImage","Resource":"${repository('app')}"}
+`),
+    out,
+  );
 });
 
 test('image: where it leads and who may pull', async () => {
