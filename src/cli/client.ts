@@ -56,7 +56,7 @@ export class CallError extends CommandError {
 
 const MODELS = { ecr: ecrModel, berth: berthModel };
 /** Credentials that end within this time are asked for again. */
-const RENEWAL_MS = 5 * 60_000;
+export const RENEWAL_MS = 5 * 60_000;
 
 /** A server, and how it is called. */
 export interface Target extends StsTarget {

@@ -1,10 +1,9 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import type { Config } from '../config.ts';
-import { signRequest, type Credentials } from '../lib/sigv4.ts';
+import { signRequest } from '../lib/sigv4.ts';
 import { CommandError, type Surroundings } from './cli.ts';
-import { readCredentials, readServerRecord, type ServerRecord } from './data-directory.ts';
-import { trustOwnAuthority } from './tls-directory.ts';
-import { credentialsOf } from './client.ts';
+import { findSource, findTarget, RENEWAL_MS } from './client.ts';
+import { callHttp } from './http-call.ts';
 
 export interface EventsFlags {
   readonly follow: boolean;
@@ -34,9 +33,7 @@ const RETRY_MS = 1000;
  * on with what happens (and without `--from` begins there) until it is ended, through restarts of the server.
  */
 export async function events(config: Config, surroundings: Surroundings, flags: EventsFlags): Promise<void> {
-  const server = await readServerRecord(config.data);
-  await trustOwnAuthority(config.data);
-  const ask = createClient(config, surroundings.env, server);
+  const ask = await createAsk(config, surroundings.env);
   const reader = { gone: false };
   // WHY: a reader that has enough, as `head`, closes the pipe. That is an end and no failure.
   surroundings.stdout.on('error', (error: NodeJS.ErrnoException) => {
@@ -89,27 +86,39 @@ async function printEvents(
   }
 }
 
-function createClient(config: Config, env: NodeJS.ProcessEnv, first: ServerRecord): Ask {
-  let server = first;
-  return async (method, path) => {
-    const key: Credentials | undefined = credentialsOf(env) ?? (await readCredentials(config.data));
-    if (key === undefined)
-      throw new CommandError('no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY');
-    const url = `${server.endpoint}${path}`;
-    const region = env['AWS_REGION'] ?? env['AWS_DEFAULT_REGION'] ?? server.region;
-    const headers = signRequest({ method, url }, key, { region, service: 'berth', now: Date.now() });
-    const response = await fetch(url, { method, headers }).catch(async (error: unknown) => {
-      // The server may have come back on another port.
-      server = await readServerRecord(config.data).catch(() => server);
-      throw new Unreachable(`${server.endpoint} does not answer: ${String((error as Error).cause ?? error)}`);
-    });
-    const answer = (await response.json().catch(() => ({}))) as {
-      readonly __type?: string;
-      readonly message?: string;
-    };
-    if (response.ok) return answer;
-    const message = answer.message ?? `HTTP ${response.status}`;
-    if (answer.__type === 'ThrottlingException') throw new Throttled(message);
-    throw response.status >= 500 ? new Unreachable(message) : new CommandError(message);
+/** Asks as any command does: the server of `AWS_ENDPOINT_URL` or the data directory, with credentials that are renewed. */
+async function createAsk(config: Config, env: NodeJS.ProcessEnv): Promise<Ask> {
+  let target = await findTarget(config.data, env);
+  const source = await findSource(config.data, env, target);
+  let key = await source.load();
+  const renew = async (): Promise<void> => {
+    if ((key.expiresAt ?? Infinity) - Date.now() < RENEWAL_MS) key = await source.load();
   };
+  return async (method, path) => {
+    const { endpoint, region, ca } = target;
+    const url = `${endpoint}${path}`;
+    const answer = await renew()
+      .then(() => {
+        const headers = signRequest({ method, url }, key, { region, service: 'berth', now: Date.now() });
+        return callHttp({ method, url, headers, ca });
+      })
+      .catch(async (error: unknown) => {
+        // The server may have come back on another port.
+        target = await findTarget(config.data, env).catch(() => target);
+        throw new Unreachable((error as Error).message);
+      });
+    const body = read(answer.text);
+    if (answer.status === 200) return body;
+    const message = body.message ?? `HTTP ${answer.status}`;
+    if (body.__type === 'ThrottlingException') throw new Throttled(message);
+    throw answer.status >= 500 ? new Unreachable(message) : new CommandError(message);
+  };
+}
+
+function read(text: string): { readonly __type?: string; readonly message?: string } {
+  try {
+    return JSON.parse(text) as { readonly __type?: string; readonly message?: string };
+  } catch {
+    return {};
+  }
 }

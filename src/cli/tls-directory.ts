@@ -1,7 +1,6 @@
 /** `tls/` in the data directory: the private CA and the server's certificate, for `berth tls` and what uses them. */
 import { chmod, mkdir, open, readFile, rename } from 'node:fs/promises';
 import { join } from 'node:path';
-import { getCACertificates, setDefaultCACertificates } from 'node:tls';
 import type { Config } from '../config.ts';
 import type { Issued } from '../lib/x509.ts';
 import type { TlsPair } from '../server.ts';
@@ -50,12 +49,6 @@ export async function readServerTls(config: Config): Promise<TlsPair | undefined
     const hint = config.tls ? ' Run "berth tls init" first.' : '';
     throw new CommandError(`cannot read the TLS files: ${(error as Error).message}.${hint}`);
   }
-}
-
-/** Lets requests of this command trust the CA of the data directory besides the machine's. */
-export async function trustOwnAuthority(data: string): Promise<void> {
-  const { certificate } = await readIssued(data, 'ca');
-  if (certificate !== undefined) setDefaultCACertificates([...getCACertificates('default'), certificate]);
 }
 
 async function writeDurably(path: string, text: string, mode: number): Promise<void> {

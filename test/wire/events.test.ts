@@ -122,7 +122,9 @@ void describe('events over the wire', () => {
   const tagsOf = (events: unknown): (string | undefined)[] =>
     (events as { detail: Record<string, string> }[]).map(({ detail }) => detail['image-tag']);
   /** Runs `berth events` and returns what it printed. */
-  const command = async (
+  const command = (...args: string[]) => commandIn({}, '--data', directory, ...args);
+  const commandIn = async (
+    env: Record<string, string>,
     ...args: string[]
   ): Promise<{ code: number; out: Record<string, unknown>[]; err: string }> => {
     const printed = { out: '', err: '' };
@@ -130,9 +132,9 @@ void describe('events over the wire', () => {
       write: (chunk: string) => void (printed[name] += chunk),
       on: () => undefined,
     });
-    const surroundings = { env: {}, platform: 'linux', stdout: sink('out'), stderr: sink('err') };
+    const surroundings = { env, platform: 'linux', stdout: sink('out'), stderr: sink('err') };
     const main = createMain(surroundings as unknown as Surroundings);
-    const code = await main.run(['node', 'berth', 'events', '--data', directory, ...args]);
+    const code = await main.run(['node', 'berth', 'events', ...args]);
     const lines = printed.out.split('\n').filter((line) => line !== '');
     return { code, out: lines.map((line) => JSON.parse(line) as Record<string, unknown>), err: printed.err };
   };
@@ -200,6 +202,22 @@ void describe('events over the wire', () => {
     const wrong = await command('--from', 'nonsense');
     assert.equal(wrong.code, 1);
     assert.match(wrong.err, /^berth: Invalid parameter at 'from'/);
+  });
+
+  void test('berth events asks a server elsewhere as any AWS client does', async () => {
+    const elsewhere = join(directory, 'nothing-here');
+    const env = {
+      AWS_ENDPOINT_URL: berth.endpoint,
+      AWS_ACCESS_KEY_ID: admin.accessKeyId,
+      AWS_SECRET_ACCESS_KEY: admin.secretAccessKey,
+      AWS_REGION: REGION,
+    };
+    assert.deepEqual(tagsOf((await commandIn(env, '--data', elsewhere)).out), ['v1', 'v2']);
+    const wrong = await commandIn({ ...env, AWS_SECRET_ACCESS_KEY: 'wrong' }, '--data', elsewhere);
+    assert.equal(wrong.code, 1);
+    assert.match(wrong.err, /^berth: The request signature we calculated does not match/);
+    const alone = await commandIn({}, '--data', elsewhere);
+    assert.deepEqual([alone.code, alone.out], [1, []]);
   });
 
   void test('berth events ends in peace when its reader has enough', async () => {
