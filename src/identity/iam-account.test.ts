@@ -124,6 +124,21 @@ await onEveryStore(
       });
     });
 
+    it('are changed by users themselves where the password policy lets them', async () => {
+      const key = await f.makeUser('penny');
+      const denied = await f.makeUser('paul', [deny('iam:ChangePassword')]);
+      const Password = 'Tr0ub4dor';
+      for (const UserName of ['penny', 'paul']) await f.call('CreateLoginProfile', { UserName, Password });
+      const change = (as: typeof key) =>
+        f.call('ChangePassword', { OldPassword: Password, NewPassword: 'Tr0ub4dor-2' }, { as });
+      await refuses(change(key), 'AccessDeniedException', /not authorized to perform: iam:ChangePassword/);
+      await f.call('UpdateAccountPasswordPolicy', { AllowUsersToChangePassword: true });
+      await change(key);
+      await refuses(change(denied), 'AccessDeniedException', /with an explicit deny in an identity-based/);
+      await f.call('DeleteAccountPasswordPolicy');
+      for (const UserName of ['penny', 'paul']) await f.call('DeleteLoginProfile', { UserName });
+    });
+
     describe('the account', () => {
       it('has one alias', async () => {
         await f.call('CreateAccountAlias', { AccountAlias: 'first' });
@@ -179,16 +194,29 @@ await onEveryStore(
 
       it('reports its credentials', async () => {
         await refuses(f.call('GetCredentialReport'), 'ReportNotPresent', 'The report is not present.');
+        await f.call('CreateUser', { UserName: 'rita' });
+        await f.call('CreateLoginProfile', { UserName: 'rita', Password: 'Tr0ub4dor' });
+        await f.call('UpdateAccountPasswordPolicy', { MaxPasswordAge: 10 });
         assert.equal((await f.call('GenerateCredentialReport'))['State'], 'STARTED');
         assert.equal((await f.call('GenerateCredentialReport'))['State'], 'COMPLETE');
         const report = await f.call('GetCredentialReport');
-        const [head = '', root = '', admin = ''] = Buffer.from(report['Content'] as Uint8Array)
+        const rows = Buffer.from(report['Content'] as Uint8Array)
           .toString()
           .split('\n');
+        const [head = '', root = '', admin = ''] = rows;
         const columns = head.split(',').length;
         assert.equal(columns, 22);
         assert.ok(root.startsWith('<root_account>,') && root.split(',').length === columns);
         assert.ok(admin.startsWith(`admin,${arnOf('user/admin')},2026-11-23T09:00:00+00:00,false,N/A,`));
+        const changed = '2026-11-23T09:00:00+00:00';
+        assert.deepEqual(
+          rows
+            .find((row) => row.startsWith('rita,'))
+            ?.split(',')
+            .slice(2, 8),
+          [changed, 'true', 'no_information', changed, '2026-12-03T09:00:00+00:00', 'false'],
+        );
+        await f.call('DeleteAccountPasswordPolicy');
         await refuses(
           f.call('GetCredentialReport', {}, { facts: { now: NOW + 4 * 3_600_000 } }),
           'ReportExpired',

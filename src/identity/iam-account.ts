@@ -11,6 +11,7 @@ import {
   findAlias,
   findCredentialReport,
   findLoginProfile,
+  findPasswordPolicy,
   listAccessKeys,
   listRootKeys,
   pageUsers,
@@ -19,6 +20,7 @@ import type { Store, UserRecord } from '../store/store.ts';
 import { rootArn, userArn } from './arns.ts';
 import type { IamServices } from './iam-access.ts';
 import type { Principal } from './identity.ts';
+import type { PasswordPolicy } from './passwords.ts';
 
 type Op<Input, Output = void> = Operation<Principal, Input, Output>;
 type Nothing = { [member: string]: never };
@@ -27,6 +29,7 @@ const accountCheck = (action: string) => ({ action: `iam:${action}`, resource: '
 
 /** How long a credential report is good (iam-sts.md §6.5): AWS makes a new one after four hours. */
 const REPORT_MS = 4 * 3_600_000;
+const DAY_MS = 86_400_000;
 
 export function accountOperations(services: IamServices) {
   return {
@@ -161,7 +164,13 @@ async function rootRow(store: Store, account: string): Promise<string[]> {
   ];
 }
 
-async function userRow(store: Store, user: UserRecord): Promise<string[]> {
+/** When the password has to be another one: told where the account's password policy makes passwords expire. */
+function nextRotation(changedAt: number | undefined, maxAgeDays: number | undefined): string {
+  if (changedAt === undefined || maxAgeDays === undefined) return 'N/A';
+  return timeOf(changedAt + maxAgeDays * DAY_MS);
+}
+
+async function userRow(store: Store, user: UserRecord, maxAgeDays: number | undefined): Promise<string[]> {
   const profile = await findLoginProfile(store.read, user.id);
   const [first, second] = await listAccessKeys(store.read, user.id);
   return [
@@ -175,7 +184,7 @@ async function userRow(store: Store, user: UserRecord): Promise<string[]> {
         ? 'no_information'
         : timeOf(profile.lastUsedAt),
     profile === undefined ? 'N/A' : timeOf(profile.changedAt),
-    'N/A',
+    nextRotation(profile?.changedAt, maxAgeDays),
     'false',
     ...(await keyColumns(store, first?.id)),
     ...(await keyColumns(store, second?.id)),
@@ -191,10 +200,12 @@ function field(text: string): string {
 const USERS_AT_ONCE = 200;
 
 async function writeReport(store: Store, account: string): Promise<string> {
+  const text = await findPasswordPolicy(store.read, account);
+  const maxAgeDays = text === undefined ? undefined : (JSON.parse(text) as PasswordPolicy).maxAgeDays;
   const rows = [COLUMNS, (await rootRow(store, account)).map(field).join(',')];
   for (let last: string | undefined; ;) {
     const users = await pageUsers(store.read, account, { last, limit: USERS_AT_ONCE });
-    for (const user of users) rows.push((await userRow(store, user)).map(field).join(','));
+    for (const user of users) rows.push((await userRow(store, user, maxAgeDays)).map(field).join(','));
     last = users.at(-1)?.name;
     if (users.length < USERS_AT_ONCE) return rows.join('\n');
   }

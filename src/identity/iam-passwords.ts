@@ -9,7 +9,7 @@ import {
   noSuchPasswordPolicy,
 } from '../store/store.ts';
 import { requireUser, subjectOf, userCheck } from './iam-access.ts';
-import type { IamServices } from './iam-access.ts';
+import type { Context, IamServices } from './iam-access.ts';
 import type { Principal } from './identity.ts';
 import {
   hashPassword,
@@ -35,7 +35,10 @@ export function passwordOperations(services: IamServices) {
   };
 }
 
-async function policyOf({ store }: IamServices, account: string): Promise<PasswordPolicy | undefined> {
+async function policyOf(
+  { store }: Pick<IamServices, 'store'>,
+  account: string,
+): Promise<PasswordPolicy | undefined> {
   const text = await findPasswordPolicy(store.read, account);
   return text === undefined ? undefined : (JSON.parse(text) as PasswordPolicy);
 }
@@ -133,17 +136,33 @@ function deleteProfile({ store }: IamServices): Op<iam.DeleteLoginProfileRequest
   };
 }
 
-/** One's own password, who knows the old one. */
+/**
+ * One's own password, who knows the old one and may: by a policy, or because the account's password policy lets its users,
+ * unless a policy denies it.
+ *
+ * @throws Fault InvalidUserType, AccessDeniedException
+ */
+async function requireChange({ identity, store }: IamServices, context: Context): Promise<void> {
+  const { caller } = context;
+  if (caller.userName === undefined) {
+    throw new Fault('InvalidUserType', 'Only IAM Users can change their own password');
+  }
+  const check = userCheck('ChangePassword', context, caller.userName);
+  const policy = await policyOf({ store }, caller.account);
+  if (policy?.usersMayChange === true && caller.session === undefined) {
+    const { reason } = await identity.decide(caller, check, context);
+    // The password policy stands in for the identity policy that is not there, and for nothing else.
+    if (reason.outcome === 'implicit-deny' && reason.policyType === 'identity') return;
+  }
+  await identity.authorize(caller, [check], context);
+}
+
 function changePassword(services: IamServices): Op<iam.ChangePasswordRequest> {
   return {
-    access(_input, context) {
-      const { userName } = context.caller;
-      if (userName === undefined) {
-        throw new Fault('InvalidUserType', 'Only IAM Users can change their own password');
-      }
-      return [userCheck('ChangePassword', context, userName)];
-    },
+    // WHY: what the password policy says is read first; `run` authorises before anything else.
+    access: () => [],
     async run({ OldPassword, NewPassword }, context) {
+      await requireChange(services, context);
       const { account, userName = '' } = context.caller;
       const user = await requireUser(services, context, userName);
       const profile = await findLoginProfile(services.store.read, user.id);
