@@ -3,6 +3,13 @@ import { LIMITS } from '../lib/limits.ts';
 import type { Exchange } from './exchange.ts';
 import { watchReceiving } from './watch.ts';
 
+export interface ReadOptions {
+  /** how long the client may send nothing */
+  readonly idleMs?: number;
+  /** Called before a large body is waited for or read. What it throws is thrown, and the body stays unread. */
+  readonly vet?: () => Promise<void>;
+}
+
 /**
  * Reads a whole request body of at most `bytesMax` bytes, of a client that keeps sending (watch.ts), once there is memory
  * for it (body-memory.ts).
@@ -14,11 +21,13 @@ import { watchReceiving } from './watch.ts';
 export async function readBody(
   exchange: Exchange,
   bytesMax: number,
-  idleMs: number = LIMITS.idleSocketMs,
+  { idleMs = LIMITS.idleSocketMs, vet }: ReadOptions = {},
 ): Promise<Buffer> {
   const { contentLength, announcesBody, request } = exchange;
   if ((contentLength ?? 0) > bytesMax) throw tooLarge(bytesMax);
-  const room = announcesBody ? exchange.bodies?.hold(exchange, contentLength ?? bytesMax) : undefined;
+  const bytes = announcesBody ? (contentLength ?? bytesMax) : 0;
+  if (vet !== undefined && bytes > LIMITS.bodyFreeBytes) await vet();
+  const room = exchange.bodies?.hold(exchange, bytes);
   if (room !== undefined) await room;
   if (request.destroyed) throw cut();
   try {

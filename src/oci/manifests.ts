@@ -80,7 +80,7 @@ function readTags(call: Call): ImageTag[] {
 
 async function readManifest(call: Call): Promise<Buffer> {
   try {
-    return await readBody(call.exchange, LIMITS.manifestBytesMax, call.services.idleMs);
+    return await readBody(call.exchange, LIMITS.manifestBytesMax, { idleMs: call.services.idleMs });
   } catch (error) {
     if (!(error instanceof Fault) || error.code !== 'RequestEntityTooLargeException') throw error;
     const text = `The manifest is larger than ${LIMITS.manifestBytesMax} bytes.`;

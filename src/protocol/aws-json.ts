@@ -13,6 +13,7 @@ import {
   isBuilt,
   notBuilt,
   perform,
+  signedHead,
   signedRequest,
   type DoorOptions,
 } from './door.ts';
@@ -30,7 +31,7 @@ export interface JsonDoorOptions<Caller> extends DoorOptions<Caller> {
 }
 
 /**
- * Makes the door of one JSON service. Order: route → body under the operation's limit → signature → shape and
+ * Makes the door of one JSON service. Order: route → for a large body: key → body under the operation's limit → signature → shape and
  * constraints → authorisation → run → serialise.
  *
  * @throws Error when table and model disagree or the model does not compile
@@ -72,7 +73,8 @@ async function answer<Caller>(
   exchange.action = `${options.service}:${name}`;
 
   const bytesMax = (isBuilt(entry) && entry.bodyBytesMax) || LIMITS.jsonBodyBytesMax;
-  const body = await readBody(exchange, bytesMax);
+  const vet = () => options.verify.vet(signedHead(exchange), options.service, 'json');
+  const body = await readBody(exchange, bytesMax, { vet });
   const verified = await options.verify(signedRequest(exchange, body), options.service, 'json');
   exchange.principal = options.describeCaller(verified.caller);
   exchange.region = verified.region;

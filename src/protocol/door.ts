@@ -12,7 +12,7 @@ import type {
   OperationTable,
   Structure,
 } from './operation.ts';
-import type { SignedRequest, Verify } from './signature.ts';
+import type { SignedHead, SignedRequest, Verify } from './signature.ts';
 
 export interface DoorOptions<Caller> {
   readonly verify: Verify<Caller>;
@@ -62,8 +62,12 @@ export function notBuilt(name: string, entry: OperationNotBuilt): Fault {
 }
 
 export function signedRequest(exchange: Exchange, body: Uint8Array): SignedRequest {
+  return { ...signedHead(exchange), body };
+}
+
+export function signedHead(exchange: Exchange): SignedHead {
   const { method, path, rawQuery } = exchange;
-  return { method, path, rawQuery, rawHeaders: exchange.request.rawHeaders, body };
+  return { method, path, rawQuery, rawHeaders: exchange.request.rawHeaders };
 }
 
 export function contextOf<Caller>(

@@ -1,8 +1,18 @@
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
+import { once } from 'node:events';
+import { request, type IncomingMessage } from 'node:http';
 import { after, before, test } from 'node:test';
 import { presignUrl, signRequest, type Credentials } from '../lib/sigv4.ts';
-import { answering, KEY, openEndpoint, REQUEST_ID, SESSION, type Endpoint } from './test-endpoint.ts';
+import {
+  answering,
+  KEY,
+  openEndpoint,
+  REQUEST_ID,
+  SESSION,
+  type Answer,
+  type Endpoint,
+} from './test-endpoint.ts';
 
 const NOW = Date.UTC(2026, 10, 24, 12, 0, 0);
 const DATE = new Date(NOW).toUTCString();
@@ -337,6 +347,69 @@ for (const row of ROWS) {
     assert.equal(answer.headers['date'], DATE);
   });
 }
+
+/** Sends no more than the head; undefined when there is no answer to it. */
+async function sendHead(headers: Headers, bytes: number | 'chunked'): Promise<Answer | undefined> {
+  const length: Headers =
+    bytes === 'chunked' ? { 'transfer-encoding': 'chunked' } : { 'content-length': `${bytes}` };
+  const outgoing = request(endpoint.url, {
+    method: 'POST',
+    headers: { ...headers, ...length },
+    agent: false,
+  });
+  outgoing.on('error', () => undefined).flushHeaders();
+  const answer = once(outgoing, 'response') as Promise<[IncomingMessage]>;
+  // An answer to the head of another request that came later shows that there is none.
+  const other = endpoint.send({ headers: {}, body: '' }).then(() => endpoint.send({ headers: {}, body: '' }));
+  const response = await Promise.race([answer.then(([first]) => first), other.then(() => undefined)]);
+  if (response === undefined) {
+    outgoing.destroy();
+    return undefined;
+  }
+  const body = Buffer.concat((await response.toArray()) as Buffer[]).toString();
+  outgoing.destroy();
+  return { status: response.statusCode ?? 0, headers: response.headers, body };
+}
+
+const LARGE = [65_537, 'chunked'] as const;
+
+test('a large body is not waited for when its key, or anything else in the head, is no good', async () => {
+  const told = ROWS.filter(({ message }) => message !== MISMATCH);
+  for (const [i, row] of told.entries()) {
+    const json = prepare(row, 'ecr');
+    const answer = await sendHead(json.headers, LARGE[i % 2] ?? 0);
+    assert.deepEqual(JSON.parse(answer?.body ?? row.name), { __type: row.json, message: json.message });
+    const form = prepare(row, 'sts');
+    // An unsigned form may be no larger, and which service it is for is not known yet.
+    if (row.query[0] === 'MissingAuthenticationToken' || form.message.includes('correct service')) continue;
+    const text = (await sendHead(form.headers, LARGE[i % 2] ?? 0))?.body ?? row.name;
+    assert.ok(
+      text.includes(
+        `<Code>${row.query[0]}</Code><Message>${form.message.replaceAll("'", '&#39;')}</Message>`,
+      ),
+      text,
+    );
+  }
+  assert.ok(told.length > 10);
+});
+
+test('a large body of a known key is waited for, and a small one of any', async () => {
+  const mismatch = ROWS.find(({ message }) => message === MISMATCH) as Row;
+  const unknown = ROWS.find(({ name }) => name === 'unknown key') as Row;
+  for (const service of ['ecr', 'sts'] as const) {
+    assert.equal(await sendHead(prepare(mismatch, service).headers, 65_537), undefined);
+    assert.equal(await sendHead(prepare(unknown, service).headers, 65_536), undefined);
+  }
+});
+
+test('an unsigned form may have 64 KiB', async () => {
+  const headers = { 'content-type': 'application/x-www-form-urlencoded' };
+  const form = 'Action=GetCallerIdentity&Version=2011-06-15&x=';
+  assert.equal((await endpoint.send({ headers, body: form.padEnd(65_536, '.') })).status, 403);
+  const answer = await sendHead(headers, 65_537);
+  assert.equal(answer?.status, 413);
+  assert.match(answer.body, /Request body is larger than 65536 bytes\./);
+});
 
 test('good signatures pass, at the edges of the window too', async () => {
   const plain: Row = { name: '', json: '', query: INCOMPLETE, message: '' };

@@ -105,6 +105,17 @@ interface Flood {
 const JSON_TYPE = 'application/x-amz-json-1.1';
 const target = (operation: string): string =>
   `X-Amz-Target: AmazonEC2ContainerRegistry_V20150921.${operation}`;
+/** The claim of a signature by a key that exists: what it takes for a large body to be read. */
+function claimed(service: string, ...signed: readonly string[]): readonly string[] {
+  const time = new Date().toISOString().replaceAll(/[-:]|\.\d+/g, '');
+  const credential = `${admin.accessKeyId}/${time.slice(0, 8)}/us-east-1/${service}/aws4_request`;
+  const names = ['host', 'x-amz-date', ...signed].join(';');
+  return [
+    `X-Amz-Date: ${time}`,
+    `Authorization: AWS4-HMAC-SHA256 Credential=${credential}, SignedHeaders=${names}, Signature=${'0'.repeat(64)}`,
+  ];
+}
+
 const FLOODS: readonly Flood[] = [
   {
     what: 'manifests without end',
@@ -115,23 +126,29 @@ const FLOODS: readonly Flood[] = [
     body: '{"errors":[{"code":"MANIFEST_INVALID","message":"The manifest is larger than 4194304 bytes."}]}',
   },
   {
-    what: 'unsigned calls of the ECR API without end',
+    what: 'calls of the ECR API without end',
     connections: 64,
-    request: () => ['POST', '/', `Content-Type: ${JSON_TYPE}`, target('PutImage')],
+    request: () => [
+      'POST',
+      '/',
+      `Content-Type: ${JSON_TYPE}`,
+      target('PutImage'),
+      ...claimed('ecr', 'x-amz-target'),
+    ],
     status: 413,
     contentType: JSON_TYPE,
     body: '{"__type":"RequestEntityTooLargeException","message":"Request body is larger than 8388608 bytes."}',
   },
   {
-    what: 'unsigned forms without end',
-    connections: 128,
-    request: () => ['POST', '/', 'Content-Type: application/x-www-form-urlencoded'],
+    what: 'forms without end',
+    connections: 64,
+    request: () => ['POST', '/', 'Content-Type: application/x-www-form-urlencoded', ...claimed('iam')],
     status: 413,
     contentType: 'text/xml',
     body: /<Error><Type>Sender<\/Type><Code>RequestEntityTooLarge<\/Code><Message>Request body is larger than 1048576 bytes\.<\/Message><\/Error>/,
   },
   {
-    what: 'unsigned parts of layers',
+    what: 'parts of layers with signatures that do not match',
     connections: 32,
     request: () => [
       'POST',
@@ -139,8 +156,17 @@ const FLOODS: readonly Flood[] = [
       'Connection: close',
       `Content-Type: ${JSON_TYPE}`,
       target('UploadLayerPart'),
+      ...claimed('ecr', 'x-amz-target'),
     ],
     bytes: 24 * MIB,
+    status: 400,
+    contentType: JSON_TYPE,
+    body: /^\{"__type":"InvalidSignatureException","message":"The request signature we calculated does not match/,
+  },
+  {
+    what: 'unsigned calls without end',
+    connections: 64,
+    request: () => ['POST', '/', `Content-Type: ${JSON_TYPE}`, target('UploadLayerPart')],
     status: 400,
     contentType: JSON_TYPE,
     body: '{"__type":"MissingAuthenticationTokenException","message":"Missing Authentication Token"}',
