@@ -186,6 +186,18 @@ test('what is told, path by path', async () => {
   for (const path of absent) assertRefused(await service.request('GET', path), 404, 'Not Found');
 });
 
+test('the role is found however a client escapes its name', async () => {
+  const roleName = 'node+a=b,c@d';
+  await using service = await open({ facts: { ...FACTS, roleName } });
+  const directory = '/latest/meta-data/iam/security-credentials/';
+  for (const name of [roleName, encodeURIComponent(roleName), 'node%2Ba=b,c@d']) {
+    assert.equal((await service.request('GET', directory + name)).status, 200, name);
+  }
+  for (const name of ['node%2', '%2e%2e', 'node%2Ba=b,c@d%2F', '%00']) {
+    assertRefused(await service.request('GET', directory + name), 404, 'Not Found');
+  }
+});
+
 test('methods and hosts', async () => {
   await using service = await open();
   const path = '/latest/meta-data/instance-id';

@@ -125,8 +125,10 @@ async function find(tree: Tree, path: string): Promise<{ text: string } | 'unava
   const [version = '', ...names] = path.slice(1).split('/');
   if (!VERSIONS.includes(version)) return undefined;
   let node: Tree | Leaf = tree;
-  for (const [i, name] of names.entries()) {
+  for (const [i, part] of names.entries()) {
     if (typeof node !== 'object') return undefined;
+    const name = decoded(part);
+    if (name === undefined) return undefined;
     if (name === '' && i === names.length - 1) break;
     const next: Tree | Leaf | undefined = Object.hasOwn(node, name) ? node[name] : undefined;
     if (next === undefined) return undefined;
@@ -135,6 +137,15 @@ async function find(tree: Tree, path: string): Promise<{ text: string } | 'unava
   if (typeof node === 'object') return { text: listOf(node) };
   const text = typeof node === 'string' ? node : await node();
   return text === undefined ? 'unavailable' : { text };
+}
+
+/** A part of a path: names of roles have characters that some clients escape. Undefined for what is no escape. */
+function decoded(part: string): string | undefined {
+  try {
+    return decodeURIComponent(part);
+  } catch {
+    return undefined;
+  }
 }
 
 /** The list of a directory: one name a line, directories with a slash. */
