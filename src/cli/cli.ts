@@ -124,6 +124,7 @@ function createProgram(surroundings: Surroundings): Command {
       const { listAccountsCommand } = await import('./account.ts');
       await listAccountsCommand(configOf(flags, surroundings), surroundings, flags['json'] === true);
     });
+  addKeys(program, surroundings);
   program
     .command('version')
     .description('print the version')
@@ -133,6 +134,24 @@ function createProgram(surroundings: Surroundings): Command {
       version(surroundings, flags['json'] === true);
     });
   return program;
+}
+
+function addKeys(program: Command, surroundings: Surroundings): void {
+  const key = program.command('key').description('keys of repositories with KMS encryption');
+  const settings: readonly SettingKey[] = ['data', 'account', 'region'];
+  withSettings(key.command('create').description('make a key and print its ARN'), settings)
+    .option('--alias <alias>', 'alias/ and a name that leads to the key as well')
+    .action(async (flags: Flags) => {
+      const { createKeyCommand } = await import('./key.ts');
+      const alias = flags['alias'] === undefined ? undefined : String(flags['alias']);
+      await createKeyCommand(configOf(flags, surroundings), surroundings, alias);
+    });
+  withSettings(key.command('list').description('print the ARNs of all keys'), CLIENT_KEYS).action(
+    async (flags: Flags) => {
+      const { listKeysCommand } = await import('./key.ts');
+      await listKeysCommand(configOf(flags, surroundings), surroundings);
+    },
+  );
 }
 
 /** Commands about lifecycle policies. */
