@@ -19,7 +19,7 @@ interface FileResult extends Counts {
 }
 
 async function* report(events: AsyncIterable<TestEvent>): AsyncGenerator<string> {
-  const files = new Map<string, FileResult>();
+  let result: FileResult = nothing();
   const total: Counts = { passed: 0, failed: 0, skipped: 0 };
   let current: string | undefined;
   for await (const event of events) {
@@ -28,10 +28,11 @@ async function* report(events: AsyncIterable<TestEvent>): AsyncGenerator<string>
     if (event.type !== 'test:pass' && event.type !== 'test:fail') continue;
     const { data } = event;
     const file = relative(process.cwd(), data.file ?? '');
-    if (current !== undefined && current !== file) yield summarize(current, files.get(current));
+    if (current !== undefined && current !== file) {
+      yield summarize(current, result);
+      result = nothing();
+    }
     current = file;
-    const result = files.get(file) ?? { passed: 0, failed: 0, skipped: 0, durationMs: 0 };
-    files.set(file, result);
     if (data.nesting === 0) result.durationMs += data.details.duration_ms;
     const outcome = outcomeOf(event);
     if (data.details.type === 'suite' && outcome !== 'skipped' && !brokenByItself(event)) continue;
@@ -46,7 +47,7 @@ async function* report(events: AsyncIterable<TestEvent>): AsyncGenerator<string>
       yield `  FAILED ${data.name} (${at})\n${indent(describe(event.data.details.error))}\n`;
     }
   }
-  if (current !== undefined) yield summarize(current, files.get(current));
+  if (current !== undefined) yield summarize(current, result);
   yield `${COUNTS_MARK}${JSON.stringify(total)}\n`;
 }
 
@@ -62,9 +63,13 @@ function brokenByItself(event: Extract<TestEvent, { type: 'test:pass' | 'test:fa
   return !(error instanceof Error && 'failureType' in error && error.failureType === 'subtestsFailed');
 }
 
-function summarize(file: string, result: FileResult | undefined): string {
-  if (result === undefined) return '';
-  const { passed, failed, skipped, durationMs } = result;
+function nothing(): FileResult {
+  return { passed: 0, failed: 0, skipped: 0, durationMs: 0 };
+}
+
+/** A file whose tests are in others has nothing of its own to tell. */
+function summarize(file: string, { passed, failed, skipped, durationMs }: FileResult): string {
+  if (passed + failed + skipped === 0) return '';
   const counts = [
     `${passed} passed`,
     ...(failed > 0 ? [`${failed} failed`] : []),

@@ -12,9 +12,9 @@ export interface PumpStop {
 }
 
 /**
- * Feeds all of a stream to the writer, pausing the stream while the writer is congested and to let
- * others have their turn. Resolves at its end. On any failure the
- * stream is left paused and undestroyed. WHY: 'data' events, because async iteration and pipes cost 2 to 3 times as much.
+ * Feeds all of a stream to the writer, pausing the stream while the writer is congested and to let others have their turn. Resolves
+ * at its end. On any failure the stream is left paused and undestroyed. WHY: 'data' events, because async iteration and pipes cost
+ * 2 to 3 times as much.
  */
 export function pump(source: Readable, writer: FrameWriter, stop: PumpStop): Promise<void> {
   return new Promise((resolve, reject) => {

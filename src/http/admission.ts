@@ -109,25 +109,22 @@ export class Admission {
     return this.#options.clock();
   }
 
-  /** A place at once, or `undefined`: then {@link wait}. */
-  enter(kind: Kind): Ticket | undefined {
+  /**
+   * A place at once, or the wait for one. WHY a refusal waits as well: clients that ask again at once would keep the server
+   * busy with nothing but refusing them.
+   */
+  enter(kind: Kind): Ticket | Waiting {
     const now = this.#options.clock();
-    if (this.#loop.isBehind(now)) return undefined;
-    if (this.#queues[kind].size > 0 || this.#running[kind] >= this.#options.inFlightMax[kind])
-      return undefined;
+    const behind = this.#loop.isBehind(now);
+    if (behind || this.#queues[kind].size > 0 || this.#running[kind] >= this.#options.inFlightMax[kind])
+      return this.#wait(kind, now, behind);
     this.#emptyAt[kind] = now;
     return this.#begin(kind, now);
   }
 
-  /**
-   * Waits for a place after {@link enter} gave none. WHY a refusal waits as well: clients that ask again at once would
-   * keep the server busy with nothing but refusing them.
-   */
-  wait(kind: Kind): Waiting {
-    const { clock, queueMax, queueMs } = this.#options;
+  #wait(kind: Kind, now: number, behind: boolean): Waiting {
+    const { queueMax, queueMs } = this.#options;
     if (this.#waiting >= queueMax) return { outcome: Promise.resolve('queue_full'), leave: () => {} };
-    const now = clock();
-    const behind = this.#loop.isBehind(now);
     const queue = this.#queues[kind];
     const { promise, resolve } = Promise.withResolvers<Ticket | Reason>();
     const entry: Entry = { kind, since: now, settle: resolve, timer: undefined };

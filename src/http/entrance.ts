@@ -1,4 +1,4 @@
-import type { Admission, Kind, Reason, Ticket } from './admission.ts';
+import { Ticket, type Admission, type Kind, type Reason, type Waiting } from './admission.ts';
 import type { Exchange } from './exchange.ts';
 
 /** A request that is not over after this time is no longer counted among the requests, but among the slow ones. */
@@ -23,15 +23,14 @@ export class Entrance {
 
   /** Resolves with `undefined` when the request may begin, with the reason when not, with `gone` when its client left. */
   enter(exchange: Exchange, kind: Kind): undefined | Promise<Reason | 'gone' | undefined> {
-    const ticket = this.#admission.enter(kind);
-    if (ticket === undefined) return this.#wait(exchange, kind);
-    this.#hold(exchange, ticket);
+    const entered = this.#admission.enter(kind);
+    if (!(entered instanceof Ticket)) return this.#wait(exchange, entered);
+    this.#hold(exchange, entered);
     return undefined;
   }
 
-  async #wait(exchange: Exchange, kind: Kind): Promise<Reason | 'gone' | undefined> {
+  async #wait(exchange: Exchange, { outcome, leave }: Waiting): Promise<Reason | 'gone' | undefined> {
     const { response } = exchange;
-    const { outcome, leave } = this.#admission.wait(kind);
     response.once('close', leave);
     const ticket = await outcome;
     response.off('close', leave);

@@ -34,6 +34,8 @@ interface Throttled {
   readonly server: BerthServer;
   readonly admin: Credentials;
   readonly environment: Environment;
+  /** the AWS SDK's client, to be destroyed */
+  connect(maxAttempts: number): ECRClient;
   /** requests of an action that were over its limit so far */
   refused(action: string): Promise<number>;
   stop(): Promise<void>;
@@ -56,6 +58,11 @@ async function start(name: string, limits: string, stopped = false): Promise<Thr
     server,
     admin,
     environment: { ...place.environment, ...awsVariables(server, admin), AWS_RETRY_MODE: 'standard' },
+    connect(maxAttempts) {
+      const { accessKeyId, secretAccessKey } = admin;
+      const credentials = { accessKeyId, secretAccessKey };
+      return new ECRClient({ endpoint: server.endpoint, region: REGION, credentials, maxAttempts });
+    },
     async refused(action) {
       const text = await (await fetch(`${server.endpoint}/metrics`)).text();
       const count = new RegExp(
@@ -97,14 +104,7 @@ describe('over the rate limit for a moment', () => {
   after(() => it.stop());
 
   test('the AWS SDK tries again and succeeds', async () => {
-    const { accessKeyId, secretAccessKey } = it.admin;
-    const { endpoint } = it.server;
-    const ecr = new ECRClient({
-      endpoint,
-      region: REGION,
-      credentials: { accessKeyId, secretAccessKey },
-      maxAttempts: 10,
-    });
+    const ecr = it.connect(10);
     const calls = Array.from({ length: 3 }, () => ecr.send(new DescribeRepositoriesCommand({})));
     const attempts = (await Promise.all(calls)).map(({ repositories, $metadata }) => {
       assert.equal(repositories?.length, REPOSITORIES.length);
@@ -196,14 +196,7 @@ describe('over the rate limit for good', () => {
   after(() => it.stop());
 
   test('the AWS SDK and boto3 without retries have ThrottlingException', async () => {
-    const { accessKeyId, secretAccessKey } = it.admin;
-    const { endpoint } = it.server;
-    const ecr = new ECRClient({
-      endpoint,
-      region: REGION,
-      credentials: { accessKeyId, secretAccessKey },
-      maxAttempts: 1,
-    });
+    const ecr = it.connect(1);
     await ecr.send(new DescribeRepositoriesCommand({}));
     await assert.rejects(ecr.send(new DescribeRepositoriesCommand({})), (error) => {
       assert.ok(error instanceof ECRServiceException);
