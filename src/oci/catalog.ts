@@ -7,6 +7,7 @@ import type { Scope } from './scope.ts';
 export async function listRepositories(exchange: Exchange, registry: Registry, scope: Scope): Promise<void> {
   await sendPage(
     exchange,
+    scope,
     '/v2/_catalog',
     (last, limit) => registry.listRepositories(scope, last, limit),
     (repositories) => ({ repositories }),

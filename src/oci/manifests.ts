@@ -7,6 +7,7 @@ import type { ImageId } from '../registry/registry.ts';
 import { type Call, commonHeaders } from './call.ts';
 import { manifestUnknown } from './errors.ts';
 import { readTag, type Reference } from './path.ts';
+import { linkTo } from './scope.ts';
 
 /** Longer manifests are not in the audit log, so nobody makes a text of them. */
 const AUDITED_BYTES_MAX = 16_384;
@@ -42,7 +43,7 @@ export async function putManifest(call: Call, reference: Reference): Promise<voi
   const { exchange, repository } = call;
   const extraTags = 'tag' in reference ? [] : readTags(call);
   const manifest = await readManifest(call);
-  const mediaType = exchange.header('content-type')?.split(';', 1)[0]?.trim() || undefined;
+  const mediaType = exchange.header('content-type')?.split(';', 1)[0]?.trim().toLowerCase() || undefined;
   exchange.parameters = {
     ...exchange.parameters,
     ...(extraTags.length > 0 && { imageTags: extraTags }),
@@ -67,7 +68,8 @@ export async function putManifest(call: Call, reference: Reference): Promise<voi
     },
   };
   const headers = commonHeaders(exchange);
-  headers.push('Location', `/v2/${repository.name}/manifests/${digest}`, 'Docker-Content-Digest', digest);
+  const location = linkTo(call.scope, `/v2/${repository.name}/manifests/${digest}`);
+  headers.push('Location', location, 'Docker-Content-Digest', digest);
   if (result.subjectDigest !== undefined) headers.push('OCI-Subject', result.subjectDigest);
   if (extraTags.length > 0) headers.push('OCI-Tag', extraTags.join(', '));
   exchange.send(201, headers);

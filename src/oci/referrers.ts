@@ -2,6 +2,7 @@ import { Fault } from '../domain/faults.ts';
 import type { Digest } from '../domain/names.ts';
 import type { Referrer } from '../registry/registry.ts';
 import { type Call, commonHeaders } from './call.ts';
+import { linkTo } from './scope.ts';
 
 const INDEX = 'application/vnd.oci.image.index.v1+json';
 
@@ -23,8 +24,7 @@ export async function listReferrers(call: Call, subject: Digest): Promise<void> 
   let bytes = 0;
   let last: Referrer | undefined;
   let more = false;
-  const { images } = call.services.registry;
-  for await (const referrer of images.referrers(repository, subject, { artifactTypes, after })) {
+  for await (const referrer of select(call, subject, artifactTypes, after)) {
     const descriptor = JSON.stringify(describe(referrer));
     bytes += Buffer.byteLength(descriptor) + 1;
     more = bytes > PAGE_BYTES_MAX && descriptors.length > 0;
@@ -38,11 +38,24 @@ export async function listReferrers(call: Call, subject: Digest): Promise<void> 
   if (artifactTypes.length > 0) headers.push('OCI-Filters-Applied', 'artifactType');
   if (more && last !== undefined) {
     const filter = artifactTypes.map((type) => `artifactType=${encodeURIComponent(type)}&`).join('');
-    const next = `/v2/${repository.name}/referrers/${subject}?${filter}last=${last.pushedAt}`;
+    const path = `/v2/${repository.name}/referrers/${subject}`;
+    const next = linkTo(call.scope, path, `${filter}last=${last.pushedAt}`);
     headers.push('Link', `<${next}>; rel="next"`);
   }
   const body = `{"schemaVersion":2,"mediaType":"${INDEX}","manifests":[${descriptors.join(',')}]}`;
   exchange.send(200, headers, body);
+}
+
+function select(
+  { repository, services }: Call,
+  subject: Digest,
+  wanted: readonly string[],
+  after: number | undefined,
+): AsyncIterable<Referrer> | readonly Referrer[] {
+  // WHY: PostgreSQL takes no NUL, and no artifact type has one.
+  const artifactTypes = wanted.filter((type) => !type.includes('\0'));
+  if (wanted.length > 0 && artifactTypes.length === 0) return [];
+  return services.registry.images.referrers(repository, subject, { artifactTypes, after });
 }
 
 function readPosition(last: string | undefined): number | undefined {

@@ -68,7 +68,8 @@ describe('the registry of a request', () => {
     'AccessDeniedException: Your authorization token was issued for region us-east-1 and cannot be used in region eu-west-1.';
   const cases: [host: string, namespace: string | undefined, expected: unknown][] = [
     ['localhost', undefined, token],
-    ['localhost', east, { account, region: 'us-east-1' }],
+    ['localhost', east, { account, region: 'us-east-1', namespace: east }],
+    ['localhost', '000000000000.dkr.ecr.us-east-1.example.com', token],
     ['localhost', 'docker.io', token],
     ['localhost', '', token],
     [east, `999999999999.dkr.ecr.us-east-1.example.com`, { account, region: 'us-east-1' }],

@@ -5,6 +5,18 @@ import { isAccountId } from '../domain/names.ts';
 export interface Scope {
   readonly account: string;
   readonly region: string;
+  /** What `?ns=` said, when only that makes it another registry than the token's. */
+  readonly namespace?: string;
+}
+
+/**
+ * A reference to a path of the same registry, for Location and Link. WHY with `ns`: clients follow it as it is, so without it they
+ * would come to the registry of their token.
+ */
+export function linkTo({ namespace }: Scope, path: string, query = ''): string {
+  const parts = [query, namespace === undefined ? '' : `ns=${encodeURIComponent(namespace)}`];
+  const all = parts.filter((part) => part !== '').join('&');
+  return all === '' ? path : `${path}?${all}`;
 }
 
 /** `{account}.dkr.ecr.{region}.…`, also `dkr-ecr` and `-fips` (registry-protocol.md §3.1). */
@@ -38,8 +50,8 @@ export function resolveScope(
   token: Scope,
   isRegion: (name: string) => boolean,
 ): Scope {
-  const named =
-    scopeOfHost(host, isRegion) ?? (namespace === undefined ? undefined : scopeOfHost(namespace, isRegion));
+  const ofHost = scopeOfHost(host, isRegion);
+  const named = ofHost ?? (namespace === undefined ? undefined : scopeOfHost(namespace, isRegion));
   if (named === undefined) return token;
   if (named.region !== token.region) {
     throw new Fault(
@@ -47,5 +59,6 @@ export function resolveScope(
       `Your authorization token was issued for region ${token.region} and cannot be used in region ${named.region}.`,
     );
   }
-  return named;
+  const byNamespace = ofHost === undefined && namespace !== undefined && named.account !== token.account;
+  return byNamespace ? { ...named, namespace } : named;
 }

@@ -6,6 +6,7 @@ import type { Repository, UploadStatus } from '../registry/registry.ts';
 import { type Call, commonHeaders, mayPull } from './call.ts';
 import { sendFault } from './errors.ts';
 import { digestInvalid } from './path.ts';
+import { linkTo } from './scope.ts';
 
 const UPLOAD_ID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
@@ -212,7 +213,7 @@ async function withUploadRange(call: Call, id: string, work: () => Promise<void>
 function uploadHeaders(call: Call, status: UploadStatus): string[] {
   return [
     'Location',
-    `/v2/${call.repository.name}/blobs/uploads/${status.id}`,
+    linkTo(call.scope, `/v2/${call.repository.name}/blobs/uploads/${status.id}`),
     'Range',
     `0-${Math.max(0, status.size - 1)}`,
     'Docker-Upload-UUID',
@@ -233,6 +234,7 @@ function sendStored(call: Call, digest: Digest): void {
   const { account: registryId, name: repositoryName } = call.repository;
   call.exchange.outcome = { registryId, repositoryName, layerDigest: digest };
   const headers = commonHeaders(call.exchange);
-  headers.push('Location', `/v2/${call.repository.name}/blobs/${digest}`, 'Docker-Content-Digest', digest);
+  const location = linkTo(call.scope, `/v2/${call.repository.name}/blobs/${digest}`);
+  headers.push('Location', location, 'Docker-Content-Digest', digest);
   call.exchange.send(201, headers);
 }

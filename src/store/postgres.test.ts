@@ -84,6 +84,16 @@ function specificTests(server: () => Postgres): void {
     assert.deepEqual(await accounts(), []);
   });
 
+  test('a text that PostgreSQL cannot keep is the fault of who sent it', async () => {
+    const code = { code: 'InvalidParameterException' };
+    await assert.rejects(store.prepare('select id from account where id = ?')('a\0'), code);
+    await assert.rejects(
+      store.read.selectFrom('account').select('id').where('id', '=', '\0').execute(),
+      code,
+    );
+    await assert.rejects(store.transact('breakConnection', { id: '\0', breaks: 0, runs: 0 }), code);
+  });
+
   test('the writers of another replica are running until it has no connection, idle or not', async () => {
     const replica = await openPostgres({ url: server().url, poolMax: 2 }, REGISTRY);
     const [mine, its] = [store.newWriter(), replica.newWriter()];

@@ -291,6 +291,8 @@ function triesMax({ error, committing }: { error: unknown; committing: boolean }
 function translate(error: unknown): unknown {
   const code = sqlState(error);
   if (isConflict(error)) return unavailable('The metadata database is too busy; please try again');
+  if (code === '22021' || code === '22P05')
+    return new Fault('InvalidParameterException', 'A text has a character that cannot be stored.');
   if (!isUnavailable(error)) return error;
   // WHY the code only: clients read this, and the message names hosts and paths.
   return unavailable(`The metadata database cannot be reached${code === undefined ? '' : ` (${code})`}`);

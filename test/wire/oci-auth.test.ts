@@ -1,4 +1,5 @@
-import { randomUUID } from 'node:crypto';
+import assert from 'node:assert/strict';
+import { createHash, randomUUID } from 'node:crypto';
 import { after, before, describe, it } from 'node:test';
 import {
   ACCOUNT,
@@ -203,6 +204,58 @@ describe('the registry asked for', () => {
   for (const [name, request, expected] of cases) {
     it(name, async () => void (await check(server, request, expected)));
   }
+});
+
+describe('a push into a registry that only ns= names', () => {
+  it('is told to go on there, in every Location and Link', async () => {
+    const name = 'mirrored';
+    await server.createRepository(name, {
+      policy: JSON.stringify({
+        Version: '2012-10-17',
+        Statement: [
+          { Effect: 'Allow', Principal: { AWS: `arn:aws:iam::${STRANGER}:root` }, Action: 'ecr:*' },
+        ],
+      }),
+    });
+    const ns = `ns=${ACCOUNT}.dkr.ecr.${REGION}.amazonaws.com`;
+    const base = `/v2/${name}`;
+    const digestOf = (text: string): string => `sha256:${createHash('sha256').update(text).digest('hex')}`;
+    const go = async (status: number, request: WireRequest, location?: RegExp): Promise<string> => {
+      const answer = await server.request({ ...request, auth: server.strangerAuth });
+      assert.equal(answer.status, status, answer.bytes.toString());
+      const found = answer.headers.location ?? '';
+      if (location !== undefined) assert.match(found, location);
+      return found;
+    };
+    const type = 'application/vnd.oci.image.manifest.v1+json';
+    const upload = await go(
+      202,
+      { method: 'POST', path: `${base}/blobs/uploads/?${ns}` },
+      /\/uploads\/[^?]+\?ns=/,
+    );
+    const further = await go(202, { method: 'PATCH', path: upload, body: '{' }, /\?ns=/);
+    const blob = await go(
+      201,
+      { method: 'PUT', path: `${further}&digest=${digestOf('{}')}`, body: '}' },
+      /\?ns=/,
+    );
+    await go(200, { method: 'HEAD', path: blob });
+    const config = { mediaType: 'application/x', digest: digestOf('{}'), size: 2 };
+    const manifest = JSON.stringify({ schemaVersion: 2, mediaType: type, config, layers: [] });
+    for (const tag of ['a', 'b']) {
+      const path = `${base}/manifests/${tag}?${ns}`;
+      const location = await go(
+        201,
+        { method: 'PUT', path, body: manifest, headers: { 'Content-Type': type } },
+        /\?ns=/,
+      );
+      await go(200, { path: location });
+    }
+    const next = `${base}/tags/list?n=1&last=a&${ns}`;
+    const list = { path: `${base}/tags/list?n=1&${ns}`, auth: server.strangerAuth };
+    await check(server, list, { status: 200, headers: { Link: `<${next}>; rel="next"` } });
+    await check(server, { ...list, path: next }, { status: 200, json: { name, tags: ['b'] } });
+  });
 });
 
 describe('what does not exist', () => {

@@ -124,6 +124,7 @@ describe('a manifest', () => {
   it('needs no Content-Type when the document tells', async () => {
     const name = await repositoryOf('m/typeless');
     await check(server, put(name, 'v1', image(), ''), stored(name, image()));
+    await check(server, put(name, 'v1', image(), OCI.replace('oci', 'OCI')), stored(name, image()));
     await check(
       server,
       { path: `/v2/${name}/manifests/v1` },
@@ -187,6 +188,11 @@ describe('a manifest', () => {
         },
       ],
       ['not JSON', put(name, 'v1', '{'), { status: 405, error: ['UNSUPPORTED', /Invalid JSON syntax/] }],
+      [
+        'a type that PostgreSQL could not keep',
+        put(name, 'v1', image({ artifactType: 'a/b\0' })),
+        { status: 405, error: ['UNSUPPORTED', /artifactType must be a short text/] },
+      ],
       ['nothing', put(name, 'v1', ''), { status: 405, error: ['UNSUPPORTED', /./] }],
       [
         'wrong size of a layer',
@@ -295,6 +301,7 @@ describe('the list of tags', () => {
     ['?last=', all, undefined],
     ['?n=0', [], undefined],
     ['?unknown=1', all, undefined],
+    ['?last=A%00z', ['B', '_x', 'a', 'b'], undefined],
   ];
   for (const [query, tags, link] of pages) {
     it(`in byte order: ${query}`, async () => {
@@ -378,6 +385,7 @@ describe('referrers', () => {
       'artifactType',
     ],
     ['?artifactType=none', [], 'artifactType'],
+    ['?artifactType=%00', [], 'artifactType'],
     ['?artifactType=', entries, undefined],
     ['?unknown=x', entries, undefined],
   ];
