@@ -328,8 +328,8 @@ function checkAnnotations(annotations: unknown): void {
 /** Media types and artifact types are short texts; absent, null and empty are the same. */
 function optionalText(value: unknown, where: string): string | undefined {
   if (!isPresent(value) || value === '') return undefined;
-  // WHY no NUL: PostgreSQL keeps no text with one. RFC 6838 knows none of the control characters.
-  if (typeof value !== 'string' || value.length > 255 || /[\u0000-\u001f\u007f]/.test(value))
+  // WHY no control characters: RFC 6838 knows none, and PostgreSQL keeps no text with a NUL.
+  if (typeof value !== 'string' || value.length > 255 || /\p{Cc}/u.test(value))
     throw invalid(`Invalid manifest: ${where} must be a short text`);
   return value;
 }
