@@ -17,16 +17,17 @@ export interface CompatibilityService {
   /** as users call it, e.g. `Amazon ECR` */
   readonly name: string;
   readonly model: ServiceModel;
-  /** an operation table; only whether an entry is built and why not matters here */
+  /** an operation table; only whether an entry is built, and what it lacks, matters here */
   readonly table: Readonly<Record<string, object>>;
 }
 
-/** The page: for every service its operations by name, built or refused with the reason. */
+/** The page: for every service its operations by name, built or refused with the reason, and what those that are built lack. */
 export function renderCompatibility(services: readonly CompatibilityService[]): string {
   const parts = [
     '# Compatibility\n\nGenerated from the operation tables by `scripts/generate-compatibility.ts`. Do not edit.\n\n' +
       'A refused operation answers HTTP 501 with the code `OperationNotBuilt` (ECR) or `NotImplemented` (IAM, STS) and ' +
-      'its reason, to authenticated callers only.\n',
+      "its reason, to authenticated callers only. Where AWS's behaviour is not documented, `docs/adr/0006-where-the-sources-disagree.md` " +
+      'says what was chosen.\n',
   ];
   for (const { name, model, table } of services) {
     const names = Object.keys(model.operations).toSorted();
@@ -38,12 +39,13 @@ export function renderCompatibility(services: readonly CompatibilityService[]): 
         : `as described by ${source} ${version}`;
     const rows = names.map((operation) => {
       const reason = reasonOf(table[operation]);
-      return `| \`${operation}\` | ${reason === undefined ? 'yes' : 'no'} | ${escapeCell(reason ?? '')} |\n`;
+      const missing = reason ?? notCoveredBy(table[operation]) ?? '';
+      return `| \`${operation}\` | ${reason === undefined ? 'yes' : 'no'} | ${escapeCell(missing)} |\n`;
     });
     parts.push(
       `\n## ${name}\n\nAPI version ${model.metadata.apiVersion} ${described}` +
         `${overlay === undefined ? '' : ` and \`src/model/${overlay}\``}. ${built.length} of ${names.length} ` +
-        `operations.\n\n| operation | built | why not |\n|---|---|---|\n${rows.join('')}`,
+        `operations.\n\n| operation | built | what is not covered |\n|---|---|---|\n${rows.join('')}`,
     );
   }
   return parts.join('');
@@ -53,6 +55,10 @@ export function renderCompatibility(services: readonly CompatibilityService[]): 
 function reasonOf(entry: object | undefined): string | undefined {
   if (entry === undefined) return 'not in the operation table';
   return 'notBuilt' in entry ? String(entry.notBuilt) : undefined;
+}
+
+function notCoveredBy(entry: object | undefined): string | undefined {
+  return entry !== undefined && 'notCovered' in entry ? String(entry.notCovered) : undefined;
 }
 
 function escapeCell(text: string): string {

@@ -48,6 +48,8 @@ export function createImageOperations(services: EcrServices) {
   const { images } = services.registry;
 
   const putImage: Operation<Principal, PutImageRequest, PutImageResponse> = {
+    notCovered:
+      'Docker schema 1 and the artifact manifests before OCI 1.1 are refused, and tags of more than 128 characters. Nothing is scanned, signed or replicated.',
     access: checkRepository('PutImage'),
     async run(input, context) {
       const { imageManifest, imageTag } = input;
@@ -82,6 +84,8 @@ export function createImageOperations(services: EcrServices) {
   };
 
   const batchGetImage: Operation<Principal, BatchGetImageRequest, BatchGetImageResponse> = {
+    notCovered:
+      '`acceptedMediaTypes` has no effect: what is stored is returned, never a converted manifest. Manifests of 32 MiB at most in one answer.',
     access: checkRepository('BatchGetImage'),
     async run(input, context) {
       const repository = await requireRepository(services, input, context);

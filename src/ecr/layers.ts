@@ -133,6 +133,7 @@ export function createLayerOperations(services: EcrServices) {
   };
 
   const completeLayerUpload: Operation<Principal, CompleteLayerUploadRequest, CompleteLayerUploadResponse> = {
+    notCovered: 'Only `sha256` digests are compared with the content.',
     access: checkRepository('CompleteLayerUpload'),
     async run(input, context) {
       const repository = await requireReadable(services, input, context);

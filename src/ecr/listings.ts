@@ -120,6 +120,7 @@ export function createListingOperations(services: EcrServices) {
   const { store, pages } = services;
 
   const describeImages: Operation<Principal, DescribeImagesRequest, DescribeImagesResponse> = {
+    notCovered: '`imageScanStatus` and `imageScanFindingsSummary` are never there: nothing scans.',
     access: checkRepository('DescribeImages'),
     async run(input, context) {
       const { tagStatus, imageStatus } = input.filter ?? {};

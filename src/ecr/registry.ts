@@ -56,6 +56,8 @@ const SETTINGS: Readonly<Record<string, Setting>> = {
   },
 };
 
+const NO_SCANNING = '`BASIC_SCAN_TYPE_VERSION` is refused: nothing scans.';
+
 const enumeration = (names: readonly string[]): string =>
   `Member must satisfy enum value set: [${names.join(', ')}]`;
 
@@ -88,6 +90,8 @@ export function createRegistryOperations(services: EcrServices) {
   const { store } = services;
 
   const putRegistryPolicy: Operation<Principal, PutRegistryPolicyRequest, PutRegistryPolicyResponse> = {
+    notCovered:
+      '`ecr:ReplicateImage` and `ecr:BatchImportUpstreamImage` are accepted, and nothing replicates or imports.',
     access: checkRegistry('PutRegistryPolicy'),
     async run({ policyText }, context) {
       const registry = ownRegistry(context);
@@ -121,12 +125,14 @@ export function createRegistryOperations(services: EcrServices) {
   };
 
   const describeRegistry: Operation<Principal, DescribeRegistryRequest, DescribeRegistryResponse> = {
+    notCovered: 'Always without replication rules: `PutReplicationConfiguration` is refused.',
     access: checkRegistry('DescribeRegistry'),
     run: (_input, context: Context) =>
       Promise.resolve({ registryId: context.caller.account, replicationConfiguration: { rules: [] } }),
   };
 
   const getAccountSetting: Operation<Principal, GetAccountSettingRequest, GetAccountSettingResponse> = {
+    notCovered: NO_SCANNING,
     access: checkSetting('GetAccountSetting'),
     async run({ name }, context) {
       const { read } = requireSetting(name);
@@ -135,6 +141,7 @@ export function createRegistryOperations(services: EcrServices) {
   };
 
   const putAccountSetting: Operation<Principal, PutAccountSettingRequest, PutAccountSettingResponse> = {
+    notCovered: NO_SCANNING,
     access: checkSetting('PutAccountSetting'),
     async run({ name, value }, context) {
       const { values, change } = requireSetting(name);

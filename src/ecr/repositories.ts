@@ -68,6 +68,8 @@ export function createRepositoryOperations(services: EcrServices) {
   const { store, ring, pages } = services;
 
   const createRepository: Operation<Principal, CreateRepositoryRequest, CreateRepositoryResponse> = {
+    notCovered:
+      '`imageScanningConfiguration.scanOnPush` is kept and returned, and nothing scans. `KMS_DSSE` is refused. Keys are those of `berth key`, without grants or policies.',
     access: (input, context) => [
       {
         action: 'ecr:CreateRepository',
@@ -140,6 +142,7 @@ export function createRepositoryOperations(services: EcrServices) {
   };
 
   const deleteRepository: Operation<Principal, DeleteRepositoryRequest, DeleteRepositoryResponse> = {
+    notCovered: 'With `force` no events tell of the images, since ECR documents none.',
     access: checkRepository('DeleteRepository'),
     async run(input, context) {
       const address = addressOf(input, context);

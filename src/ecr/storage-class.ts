@@ -14,6 +14,8 @@ export function createStorageClassOperations(services: EcrServices) {
     UpdateImageStorageClassRequest,
     UpdateImageStorageClassResponse
   > = {
+    notCovered:
+      'An archived image takes as much room as before, and there is no least time in the archive. A restore takes a minute.',
     access: checkRepository('UpdateImageStorageClass'),
     async run(input, context) {
       const { imageId, targetStorageClass } = input;

@@ -37,6 +37,9 @@ type TemplateInput = CreateRepositoryCreationTemplateRequest | UpdateRepositoryC
 
 const ROLE_ARN = /^arn:aws[-a-z0-9]*:iam::([0-9]{12}):role\/[\w+=,.@/-]+$/;
 
+const TEMPLATES_NOT_COVERED =
+  '`REPLICATION` and `PULL_THROUGH_CACHE` in `appliedFor` are kept and returned, and nothing replicates or caches. `KMS_DSSE` is refused.';
+
 /** The `RepositoryCreationTemplate` of answers. */
 function describe(template: TemplateRecord): RepositoryCreationTemplate {
   const { encryptionType, kmsKey, exclusionFilters, description, customRoleArn } = template;
@@ -153,6 +156,7 @@ export function createTemplateOperations(services: EcrServices) {
     CreateRepositoryCreationTemplateRequest,
     CreateRepositoryCreationTemplateResponse
   > = {
+    notCovered: TEMPLATES_NOT_COVERED,
     access: checkTemplate('CreateRepositoryCreationTemplate'),
     async run(input, context) {
       const registry = ownRegistry(context);
@@ -184,6 +188,7 @@ export function createTemplateOperations(services: EcrServices) {
     UpdateRepositoryCreationTemplateRequest,
     UpdateRepositoryCreationTemplateResponse
   > = {
+    notCovered: TEMPLATES_NOT_COVERED,
     access: checkTemplate('UpdateRepositoryCreationTemplate'),
     async run(input, context) {
       const registry = ownRegistry(context);

@@ -47,6 +47,8 @@ export interface Operation<Caller, Input = Structure, Output = Structure | void>
    * suffices (sts:GetCallerIdentity).
    */
   access(input: Input, context: OperationContext<Caller>): readonly AccessCheck[];
+  /** What of it has no effect here, or is unlike AWS; absent when it is whole. Goes into docs/compatibility.md. */
+  readonly notCovered?: string;
   /** Largest request body in bytes; the door's default otherwise. */
   readonly bodyBytesMax?: number;
   run(input: Input, context: OperationContext<Caller>): Promise<Output>;
