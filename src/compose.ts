@@ -240,10 +240,12 @@ function runMaintenance(
     const began = performance.now();
     const collected = (report?: GarbageReport): void =>
       observation.garbageCollected(report, performance.now() - began);
-    const report = await serving.registry.collectGarbage({ orphans }).catch((error: unknown) => {
-      collected();
-      throw error;
-    });
+    const report = await serving.registry
+      .collectGarbage({ orphans, signal: stopping.signal })
+      .catch((error: unknown) => {
+        collected();
+        throw error;
+      });
     collected(report);
     if (Object.values(report).some((count) => count > 0)) log.info(report, 'garbage collected');
   };

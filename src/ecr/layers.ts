@@ -163,12 +163,8 @@ export function createLayerOperations(services: EcrServices) {
       const { layerDigest } = input;
       const layer = (await layers.availability(repository, [layerDigest])).get(layerDigest);
       const where = `the repository with name '${repository.name}' in the registry with id '${repository.account}'`;
-      if (layer === undefined) {
-        throw new Fault(
-          'LayersNotFoundException',
-          `The layer with digest '${layerDigest}' does not exist within ${where}`,
-        );
-      }
+      const absent = `The layer with digest '${layerDigest}' does not exist within ${where}`;
+      if (layer === undefined) throw new Fault('LayersNotFoundException', absent);
       const archived = await archivedLayers(services.store.read, repository.id, [layerDigest]);
       if (archived.has(layerDigest)) {
         throw new Fault(
@@ -182,6 +178,9 @@ export function createLayerOperations(services: EcrServices) {
           `The layer with digest '${layerDigest}' is not available because no image in ${where} refers to it`,
         );
       }
+      // So that the layer stays as long as the URL is good, whatever becomes of the image.
+      const kept = await layers.stat(repository, layerDigest);
+      if (kept === undefined) throw new Fault('LayersNotFoundException', absent);
       const downloadUrl = downloads.url(repository, layerDigest, {
         origin: context.origin,
         now: context.now,

@@ -125,6 +125,30 @@ export function downloadTests(openTestRegistry: OpenTestRegistry): void {
     assert.match(expired.body, /<Code>AccessDenied<\/Code><Message>Request has expired<\/Message>/);
   });
 
+  test('a URL is good for its hour across the collection of its layer', async () => {
+    await using d = await open();
+    const { t, layer: layerDigest } = d;
+    // The lease of the push is over.
+    t.now += 2 * LIMITS.blobLeaseMs;
+    const { downloadUrl } = await t.call<{ downloadUrl: string }>('GetDownloadUrlForLayer', {
+      repositoryName: 'app',
+      layerDigest,
+    });
+    await t.call('BatchDeleteImage', { repositoryName: 'app', imageIds: [{ imageDigest: d.digest }] });
+    for (const elapsedMs of [0, LIMITS.downloadUrlMs - 1]) {
+      t.now += elapsedMs;
+      await t.registry.collectGarbage({ orphans: true });
+      assert.equal((await d.get(downloadUrl)).body, '0123456789');
+    }
+    t.now += LIMITS.blobLeaseMs + LIMITS.trashGraceMs;
+    await t.registry.collectGarbage({ orphans: true });
+    const { count } = await t.store.read
+      .selectFrom('repository_blob')
+      .select((q) => q.fn.countAll<number>().as('count'))
+      .executeTakeFirstOrThrow();
+    assert.equal(count, 0);
+  });
+
   test('a URL outlives its image, but not the repository', async () => {
     await using d = await open();
     const imageIds = [{ imageDigest: d.digest }];

@@ -259,8 +259,14 @@ export interface Registry {
   readonly trashGraceMs: number;
   /** Writes batched pull times. Called on a schedule and on shutdown. */
   flush(): Promise<void>;
-  /** One round of online garbage collection: expired uploads, reviews, trash, and orphans when `orphans`. */
-  collectGarbage(options: { readonly orphans: boolean }): Promise<GarbageReport>;
+  /**
+   * One round of online garbage collection: expired uploads, reviews, trash, and orphans when `orphans`. `signal` ends it early.
+   * Rejects in the end when files could not be deleted: they stay in the trash.
+   */
+  collectGarbage(options: {
+    readonly orphans: boolean;
+    readonly signal?: AbortSignal;
+  }): Promise<GarbageReport>;
   /** Resolves when writes can be made durable now, or could a few seconds ago; rejects with what is in the way. */
   ready(): Promise<void>;
   close(): Promise<void>;

@@ -110,6 +110,56 @@ export function garbageTests(open: OpenTestRegistry): void {
     await deleting.close();
   });
 
+  registryTest('a file that cannot be deleted keeps no other from it', { trashGraceMs: 0 }, async (t) => {
+    const repository = await t.createRepository('app');
+    for (const text of ['one', 'two', 'three', 'four']) await t.upload(repository, text);
+    const keys = (await t.store.read.selectFrom('blob').select('storage_key').execute()).map(
+      (row) => row.storage_key,
+    );
+    const bad = keys.toSorted()[1];
+    t.time.now += LIMITS.blobLeaseMs;
+    const sick = t.another({
+      blobs: Object.create(t.blobs, {
+        delete: {
+          value: async (key: string) => {
+            if (key === bad) throw Object.assign(new Error('EIO: i/o error, unlink'), { code: 'EIO' });
+            await t.blobs.delete(key);
+          },
+        },
+      }) as typeof t.blobs,
+    });
+    await assert.rejects(sick.collectGarbage({ orphans: false }), { code: 'EIO' });
+    assert.equal(await t.files(), 1);
+    await sick.close();
+    const left = await t.store.read.selectFrom('garbage_trash').select('storage_key').execute();
+    assert.deepEqual(left, [{ storage_key: bad }]);
+    t.time.now += 3_600_000;
+    assert.deepEqual(await t.registry.collectGarbage({ orphans: false }), { ...NOTHING, filesDeleted: 1 });
+  });
+
+  registryTest('a round that is to end leaves the rest to the next', { trashGraceMs: 0 }, async (t) => {
+    const repository = await t.createRepository('app');
+    for (const text of ['one', 'two']) await t.upload(repository, text);
+    t.time.now += LIMITS.blobLeaseMs;
+    const stopping = new AbortController();
+    const interrupted = t.another({
+      blobs: Object.create(t.blobs, {
+        delete: {
+          value: async (key: string) => {
+            stopping.abort();
+            await t.blobs.delete(key);
+          },
+        },
+      }) as typeof t.blobs,
+    });
+    const { signal } = stopping;
+    assert.equal((await interrupted.collectGarbage({ orphans: false, signal })).filesDeleted, 1);
+    assert.deepEqual(await interrupted.collectGarbage({ orphans: true, signal }), NOTHING);
+    await interrupted.close();
+    t.time.now += 3_600_000;
+    assert.deepEqual(await t.registry.collectGarbage({ orphans: false }), { ...NOTHING, filesDeleted: 1 });
+  });
+
   registryTest('a download that has begun goes on to its end', { trashGraceMs: 0 }, async (t) => {
     const repository = await t.createRepository('app');
     const bytes = Buffer.alloc(3_000_000, 'layer ');
