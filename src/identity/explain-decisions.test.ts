@@ -2,10 +2,10 @@
 import assert from 'node:assert/strict';
 import { test } from 'node:test';
 import fc from 'fast-check';
-import { compilePolicy, evaluate } from '../policy/policy.ts';
+import { compilePolicy, denialMessage, evaluate } from '../policy/policy.ts';
 import type { AccessRequest, NamedPolicy, PolicySet } from '../policy/policy.ts';
 import { LIMITS } from '../lib/limits.ts';
-import { changesFor, fitDecision, recordDecision, showDecision } from './explain-decisions.ts';
+import { changesFor, fitDecision, recordDecision, showDecision, showMessage } from './explain-decisions.ts';
 import type * as berth from '../model/berth-types.ts';
 
 const OWN = '000000000000';
@@ -126,6 +126,19 @@ test('what proves something is not shown', () => {
   const shown = JSON.stringify(showDecision(recordDecision(request, decision), OWN));
   assert.match(shown, /sts:ExternalId/);
   assert.doesNotMatch(shown, /expected-id|given-id/);
+});
+
+test('the sentence names the service control policy to its own account only', () => {
+  const request = requestBy('user', OTHER);
+  const arn = `arn:aws:organizations::${OWN}:policy/o-berth/service_control_policy/secret-plan`;
+  const serviceControl = [[{ ...policy('secret-plan', [DENY]), arn }]];
+  const decision = evaluate(request, { identity: [policy('p', [ALLOW])], serviceControl });
+  const message = denialMessage(request, decision);
+  const record = recordDecision(request, decision);
+  assert.ok(message.endsWith(` with an explicit deny in a service control policy: ${arn}`));
+  assert.equal(showMessage(message, record, OWN), message);
+  assert.equal(showMessage(message, record, OTHER), message.slice(0, -`: ${arn}`.length));
+  assert.doesNotMatch(JSON.stringify(showDecision(record, OTHER)), /secret-plan/);
 });
 
 test('a record of many long policies fits into a row', () => {

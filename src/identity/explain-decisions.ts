@@ -200,6 +200,19 @@ export function showDecision(record: DecisionRecord, viewer: string): berth.Deci
   };
 }
 
+/**
+ * The sentence of a denial as somebody of `viewer` may read it. It was told to the caller, and names the service control
+ * policy of the caller's account, which is not for the owner of the resource to know.
+ */
+export function showMessage(
+  message: string,
+  record: Pick<DecisionRecord, 'account'>,
+  viewer: string,
+): string {
+  if (viewer === record.account) return message;
+  return message.replace(/( in a service control policy): \S+$/, '$1');
+}
+
 /** What has to change so that the request is allowed, all of it, in the order of evaluation. */
 export function changesFor(
   record: DecisionRecord,

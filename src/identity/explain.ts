@@ -9,7 +9,7 @@ import type { Operation } from '../protocol/protocol.ts';
 import type { StsServices } from './sts-sessions.ts';
 import { readAction } from './actions.ts';
 import { readDenial } from './denials.ts';
-import { ownSideOf, recordDecision, showDecision } from './explain-decisions.ts';
+import { ownSideOf, recordDecision, showDecision, showMessage } from './explain-decisions.ts';
 import { explainImage } from './explain-image.ts';
 import type { ImageServices } from './explain-image.ts';
 import { foreignSubject, loadSubject, readSubjectArn } from './explain-subjects.ts';
@@ -60,7 +60,7 @@ function explainDenial({
         principalArn: found.principal,
         action: found.action,
         resourceArn: decision.resource,
-        message,
+        message: showMessage(message, decision, account),
         explanation: showDecision(decision, account),
       };
     },

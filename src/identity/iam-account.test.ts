@@ -350,7 +350,9 @@ await onEveryStore(
             side,
           ),
           'AccessDeniedException',
-          /with an explicit deny in a resource control policy$/,
+          new RegExp(
+            `with an explicit deny in a resource control policy: arn:aws:organizations::${OTHER}:policy/o-berth/resource_control_policy/home-only$`,
+          ),
         );
         const [simulated] = (
           await f.call(

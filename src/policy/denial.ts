@@ -64,9 +64,11 @@ function tail(request: AccessRequest, { reason }: Decision): string {
   if (policyType === 'root' || policyType === 'always' || outcome === 'allow') return '';
   if (outcome === 'implicit-deny')
     return ` because no ${IMPLICIT[policyType]} allows the ${request.action} action`;
+  // AWS names policies to callers of the same account, and those of the organisation to all of its accounts.
   const sameAccount = request.caller.account === request.resourceAccount;
-  const named =
-    sameAccount && policyType !== 'resource' && policyType !== 'trust' && policyType !== 'endpoint';
+  const ofOrganisation = policyType === 'service-control' || policyType === 'resource-control';
+  const unnamed = policyType === 'resource' || policyType === 'trust' || policyType === 'endpoint';
+  const named = ofOrganisation || (sameAccount && !unnamed);
   return ` with an explicit deny in ${EXPLICIT[policyType]}${named && policy?.arn ? `: ${policy.arn}` : ''}`;
 }
 
