@@ -47,11 +47,12 @@ export async function tlsInit(
     throw new CommandError(`--days is a number from 1 to ${SERVER_DAYS_MAX}`);
   const { data } = config;
   const wanted = namesGiven([...options.names, ...namesOf(config, options.awsNames)]);
+  const besides = [...localNames(), ...fipsNames(config, options.awsNames)];
   const [kept, former] = options.newCa
     ? [undefined, []]
     : [await readAuthority(data), await formerNames(data)];
   const authority =
-    kept ?? createRoot(now, [...wanted, ...localNames(), ...namesGiven(options.permit)].map(withoutWildcard));
+    kept ?? createRoot(now, [...wanted, ...besides, ...namesGiven(options.permit)].map(withoutWildcard));
   const permitted = permittedNames(authority.certificate);
   const isFine = (name: string): boolean => permitted.length === 0 || isPermitted(name, permitted);
   const refused = wanted.filter((name) => !isFine(name));
@@ -61,8 +62,8 @@ export async function tlsInit(
         'below them. Make a new CA with --new-ca, and give it to the clients.',
     );
   }
-  // what the machine happens to be called may change, and is no reason to fail
-  const names = [...new Set([...localNames(), ...wanted, ...former])].filter(isFine);
+  // what the machine happens to be called may change, and is no reason to fail; nor is a CA that knows no FIPS names
+  const names = [...new Set([...besides, ...wanted, ...former])].filter(isFine);
   const notAfter = Math.min(
     now + days * DAY_MS,
     new X509Certificate(authority.certificate).validToDate.getTime(),
@@ -135,8 +136,8 @@ function localNames(): string[] {
 
 /** Names that follow from the settings: the address bound, the template of registry hosts, AWS's own names. */
 function namesOf(config: Config, awsNames: boolean): string[] {
-  const regions = [...new Set([config.region, ...config.regions])];
-  const template = config.registryHost.replace(/:(\d+|\{port\})$/, '');
+  const regions = regionsOf(config);
+  const template = templateOf(config);
   const hosts = regions.map((region) =>
     template
       .replaceAll('{region}', region)
@@ -144,12 +145,39 @@ function namesOf(config: Config, awsNames: boolean): string[] {
       .replace(/^\{account\}\./, '*.')
       .replaceAll('{account}', config.account),
   );
-  const isAws = /\.amazonaws\.com(\.cn)?$/.test(template);
   return [
     ...(['0.0.0.0', '::'].includes(config.host) ? [] : [config.host]),
     ...hosts,
-    ...(awsNames || isAws ? ['sts.amazonaws.com', 'iam.amazonaws.com', ...regions.flatMap(awsNamesOf)] : []),
+    ...(awsNames || isAws(config)
+      ? ['sts.amazonaws.com', 'iam.amazonaws.com', ...regions.flatMap(awsNamesOf)]
+      : []),
   ];
+}
+
+function regionsOf({ region, regions }: Config): string[] {
+  return [...new Set([region, ...regions])];
+}
+
+function templateOf({ registryHost }: Config): string {
+  return registryHost.replace(/:(\d+|\{port\})$/, '');
+}
+
+/** Whether repository URIs have AWS's own form. */
+function isAws(config: Config): boolean {
+  return /\.amazonaws\.com(\.cn)?$/.test(templateOf(config));
+}
+
+/** What clients with AWS_USE_FIPS_ENDPOINT go to. China has none. */
+function fipsNames(config: Config, awsNames: boolean): string[] {
+  if (!awsNames && !isAws(config)) return [];
+  const regions = regionsOf(config).filter((region) => !region.startsWith('cn-'));
+  return regions.flatMap((region) => [
+    `*.dkr.ecr-fips.${region}.amazonaws.com`,
+    `ecr-fips.${region}.amazonaws.com`,
+    `sts-fips.${region}.amazonaws.com`,
+    `*.dkr-ecr-fips.${region}.on.aws`,
+    `ecr-fips.${region}.api.aws`,
+  ]);
 }
 
 /** The endpoints of ECR and STS in a region (AWS General Reference), with registries of any account. */

@@ -316,8 +316,21 @@ describe('berth tls', () => {
       assert.ok(server.names.includes(name), name);
     assert.ok(!server.names.some((name) => name.endsWith('amazonaws.com')));
     const aws = init('--new-ca', '--regions=us-east-1,cn-north-1', '--aws-names').server.names;
-    for (const name of ['*.dkr.ecr.cn-north-1.amazonaws.com.cn', '*.dkr.ecr.us-east-1.amazonaws.com'])
+    for (const name of [
+      '*.dkr.ecr.cn-north-1.amazonaws.com.cn',
+      '*.dkr.ecr.us-east-1.amazonaws.com',
+      '*.dkr.ecr-fips.us-east-1.amazonaws.com',
+      'ecr-fips.us-east-1.amazonaws.com',
+      '*.dkr-ecr-fips.us-east-1.on.aws',
+    ])
       assert.ok(aws.includes(name), name);
+    // A CA from before there were FIPS names goes on without them.
+    const regional = aws.filter((name) => name.includes('.us-east-1.') && !name.includes('fips'));
+    const permitted = [...regional, 'sts.amazonaws.com', 'iam.amazonaws.com'];
+    init('--new-ca', ...permitted.flatMap((name) => ['--permit', name.replace(/^\*\./, '')]));
+    const renewed = init('--aws-names').server.names;
+    assert.ok(renewed.includes('*.dkr.ecr.us-east-1.amazonaws.com'));
+    assert.ok(!renewed.some((name) => name.includes('fips')));
   });
 
   const refusals: readonly [args: readonly string[], message: RegExp][] = [
