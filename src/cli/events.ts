@@ -19,6 +19,11 @@ interface Page {
   readonly next: number;
 }
 
+interface DeadPage {
+  readonly deadLetters: readonly object[];
+  readonly next?: string;
+}
+
 /** The server cannot be reached, or cannot answer now: worth another try. */
 class Unreachable extends CommandError {}
 
@@ -47,8 +52,13 @@ export async function events(config: Config, surroundings: Surroundings, flags: 
     const query = flags.replay === 'all' ? '' : `?id=${encodeURIComponent(flags.replay)}`;
     print(await ask('POST', `/events/replay${query}`));
   } else if (flags.dead) {
-    const { deadLetters } = (await ask('GET', '/events/dead')) as { deadLetters: readonly object[] };
-    for (const letter of deadLetters) print(letter);
+    let query = '';
+    while (!reader.gone) {
+      const page = (await ask('GET', `/events/dead${query}`)) as DeadPage;
+      for (const letter of page.deadLetters) print(letter);
+      if (page.next === undefined) break;
+      query = `?after=${page.next}`;
+    }
   } else await printEvents(ask, print, reader, flags);
 }
 
@@ -69,7 +79,8 @@ async function printEvents(
     try {
       page = (await ask(
         'GET',
-        `/events?wait=${flags.follow ? WAIT_MS : 0}${query === '' ? '' : `&${query}`}`,
+        // WHY no wait at first: from the answer on it is known where to go on after the server crashed.
+        `/events?wait=${flags.follow && tries > 0 ? WAIT_MS : 0}${query === '' ? '' : `&${query}`}`,
       )) as Page;
       tries += 1;
     } catch (error) {

@@ -3,7 +3,7 @@
  * JSON; an error has `__type` and `message` as ECR's have.
  *
  *     GET  /events?from=<event id>|after=<position>&limit=<n>&wait=<ms>   berth:FollowEvents
- *     GET  /events/dead                                                  berth:ListDeadEvents
+ *     GET  /events/dead?after=<next of a page>                           berth:ListDeadEvents
  *     POST /events/replay?id=<event id>                                  berth:ReplayEvents
  *
  * INVARIANT: a caller sees and replays events of their own account only.
@@ -158,8 +158,8 @@ async function follow(
   return await (waitMs === 0 ? read() : followers.wait(exchange, read));
 }
 
-async function listDead(events: Events, _exchange: Exchange, account: string): Promise<object> {
-  return { deadLetters: await events.listDead(account) };
+async function listDead(events: Events, { query }: Exchange, account: string): Promise<object> {
+  return events.listDead(account, query.get('after') ?? undefined);
 }
 
 async function replay(events: Events, { query }: Exchange, account: string): Promise<object> {

@@ -352,7 +352,9 @@ function eventTests(openStore: OpenStore): void {
     }
     await t.receiver.until(21);
     assert.equal(summary(t.receiver.received).at(-1), 'PUSH team/app:v2');
-    const [dead, ...others] = await events.listDead(ACCOUNT);
+    const {
+      deadLetters: [dead, ...others],
+    } = await events.listDead(ACCOUNT);
     assert.deepEqual(others, []);
     assert.deepEqual(
       { ...dead, event: dead?.event.detail['image-tag'] },
@@ -364,7 +366,7 @@ function eventTests(openStore: OpenStore): void {
         diedAt: new Date(t.time.now).toISOString(),
       },
     );
-    assert.deepEqual(await events.listDead('111111111111'), []);
+    assert.deepEqual(await events.listDead('111111111111'), { deadLetters: [] });
     assert.equal(await events.replay('111111111111', undefined), 0);
     assert.equal(await events.replay(ACCOUNT, (await t.all())[1]?.id), 0);
     await assert.rejects(events.replay(ACCOUNT, 'nonsense'), { code: 'InvalidParameterException' });
@@ -372,7 +374,35 @@ function eventTests(openStore: OpenStore): void {
     assert.equal(await events.replay(ACCOUNT, dead?.event.id), 1);
     await t.receiver.until(22);
     assert.equal(summary(t.receiver.received).at(-1), 'PUSH team/app:v1');
-    assert.deepEqual(await events.listDead(ACCOUNT), []);
+    assert.deepEqual(await events.listDead(ACCOUNT), { deadLetters: [] });
+  });
+
+  test('dead letters are listed to the last, page by page', async () => {
+    t.receiver.behave = () => 500;
+    const webhooks = [1, 2, 3].map((n) => `${t.receiver.url}&n=${n}`);
+    const { events, stop } = await t.run({ webhooks });
+    const tags = Array.from({ length: 167 }, (_, i) => `v${i}`);
+    await t.registry.images.put(app, push(indexOf([]), tags));
+    await t.failed(3);
+    await stop();
+    const owed = await t.store.read
+      .selectFrom('event_delivery')
+      .select(['sink', 'stream', 'position'])
+      .execute();
+    assert.equal(owed.length, 501);
+    for (const target of owed)
+      await t.store.transact('event.failDelivery', {
+        ...target,
+        now: t.time.now,
+        error: 'x',
+        retryAt: undefined,
+      });
+    const first = await events.listDead(ACCOUNT);
+    const second = await events.listDead(ACCOUNT, first.next);
+    assert.deepEqual([first.deadLetters.length, second.deadLetters.length, second.next], [500, 1, undefined]);
+    const counts = Map.groupBy([...first.deadLetters, ...second.deadLetters], ({ event }) => event.id);
+    assert.deepEqual([...new Set([...counts.values()].map((letters) => letters.length))], [3]);
+    await assert.rejects(events.listDead(ACCOUNT, 'x'), { code: 'InvalidParameterException' });
   });
 
   test('an event that nobody took for a day is dead after its next attempt', async () => {
@@ -384,7 +414,7 @@ function eventTests(openStore: OpenStore): void {
     await t.failed(2);
     await stop();
     assert.deepEqual(
-      (await events.listDead(ACCOUNT)).map(({ attempts }) => attempts),
+      (await events.listDead(ACCOUNT)).deadLetters.map(({ attempts }) => attempts),
       [2],
     );
     assert.equal(await events.replay(ACCOUNT, undefined), 1);

@@ -14,6 +14,7 @@ import {
   positionOf,
   readEvents,
   UNPUBLISHED_SQL,
+  type DeadPosition,
   type Store,
 } from '../store/store.ts';
 import { createDeliveryHandler } from './delivery.ts';
@@ -58,6 +59,12 @@ export interface DeadLetter {
   readonly diedAt: string;
 }
 
+export interface DeadLetterPage {
+  readonly deadLetters: readonly DeadLetter[];
+  /** absent on the last page */
+  readonly next?: string;
+}
+
 export interface Events {
   /** for the job runner: delivery and expiry */
   readonly handlers: Readonly<Record<string, JobHandler>>;
@@ -77,8 +84,8 @@ export interface Events {
   ): Promise<EventPage>;
   /** The position of an event by its id; of `undefined` that of the newest event. @throws Fault InvalidParameterException */
   find(account: string, id: string | undefined): Promise<number>;
-  /** Dead letters of an account, oldest first. */
-  listDead(account: string): Promise<DeadLetter[]>;
+  /** A page of the dead letters of an account, oldest first; `after` is the `next` of the page before. @throws Fault InvalidParameterException */
+  listDead(account: string, after?: string): Promise<DeadLetterPage>;
   /** Delivers one event again, or all dead letters of the account. Returns how many deliveries. @throws Fault InvalidParameterException */
   replay(account: string, id: string | undefined): Promise<number>;
 }
@@ -89,7 +96,7 @@ const PUBLISH_BATCH = 500;
 const LOOK_PAUSE_MS = 20;
 const EXPIRY_MS = 3_600_000;
 const EXPIRY_BATCH = 500;
-const DEAD_LIST_MAX = 1000;
+const DEAD_PAGE = 500;
 const REPLAY_BATCH = 500;
 
 export function createEvents(options: EventsOptions): Events {
@@ -185,15 +192,21 @@ export function createEvents(options: EventsOptions): Events {
         `There is no event '${id}' of account ${account}, or it is no longer kept`,
       );
     },
-    async listDead(account) {
+    async listDead(account, after) {
       const origins = new Map(webhooks.map(({ sink, url }) => [sink, new URL(url).origin]));
-      return (await listDeadEvents(store.read, account, DEAD_LIST_MAX)).map((dead) => ({
-        event: dead.record,
-        webhook: origins.get(dead.sink) ?? dead.sink,
-        attempts: dead.attempts,
-        error: dead.error,
-        diedAt: new Date(dead.diedAt).toISOString(),
-      }));
+      const found = await listDeadEvents(store.read, account, deadPosition(after), DEAD_PAGE + 1);
+      const page = found.slice(0, DEAD_PAGE);
+      const last = page.at(-1);
+      return {
+        deadLetters: page.map((dead) => ({
+          event: dead.record,
+          webhook: origins.get(dead.sink) ?? dead.sink,
+          attempts: dead.attempts,
+          error: dead.error,
+          diedAt: new Date(dead.diedAt).toISOString(),
+        })),
+        ...(found.length > DEAD_PAGE && last !== undefined && { next: `${last.position}.${last.sink}` }),
+      };
     },
     async replay(account, id) {
       const number = id === undefined ? undefined : eventNumber(id);
@@ -208,6 +221,14 @@ export function createEvents(options: EventsOptions): Events {
       }
     },
   };
+}
+
+function deadPosition(after: string | undefined): DeadPosition | undefined {
+  if (after === undefined) return undefined;
+  const [, position, sink] = /^(\d{1,15})\.([0-9a-f]{16})$/.exec(after) ?? [];
+  if (position === undefined || sink === undefined)
+    throw invalidParameter('after', 'Must be the next of another page');
+  return { position: Number(position), sink };
 }
 
 async function expire(

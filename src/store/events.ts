@@ -229,27 +229,52 @@ async function failDelivery(
     .execute();
 }
 
-export interface DeadEvent {
+/** The place of a dead letter in the order of events. */
+export interface DeadPosition {
+  readonly position: number;
   readonly sink: string;
+}
+
+export interface DeadEvent extends DeadPosition {
   readonly attempts: number;
   readonly error: string | undefined;
   readonly diedAt: number;
   readonly record: EventRecord;
 }
 
-/** Dead letters of an account, oldest first. */
-export async function listDeadEvents(read: Reader, account: string, limit: number): Promise<DeadEvent[]> {
-  const rows = await read
+/** Dead letters of an account after a place, oldest first. */
+export async function listDeadEvents(
+  read: Reader,
+  account: string,
+  after: DeadPosition | undefined,
+  limit: number,
+): Promise<DeadEvent[]> {
+  let query = read
     .selectFrom('event_delivery as d')
     .innerJoin('event as e', 'e.id', 'd.event_id')
-    .select(['d.sink', 'd.attempts', 'd.error', 'd.died_at', 'e.id', 'e.created_at', 'e.record'])
+    .select([
+      'd.sink',
+      'd.position',
+      'd.attempts',
+      'd.error',
+      'd.died_at',
+      'e.id',
+      'e.created_at',
+      'e.record',
+    ])
     .where('d.died_at', 'is not', null)
     .where('e.account', '=', account)
     .orderBy('d.position')
     .orderBy('d.sink')
-    .limit(limit)
-    .execute();
-  return rows.map((row) => ({
+    .limit(limit);
+  if (after !== undefined) {
+    const { position, sink } = after;
+    query = query.where((q) =>
+      q.or([q('d.position', '>', position), q.and([q('d.position', '=', position), q('d.sink', '>', sink)])]),
+    );
+  }
+  return (await query.execute()).map((row) => ({
+    position: row.position,
     sink: row.sink,
     attempts: row.attempts,
     error: row.error ?? undefined,

@@ -38,7 +38,7 @@ export type { DenialRecord } from './denials.ts';
 export { findDenial, findNewestDenial } from './denials.ts';
 export type { ReviewedGarbage } from './garbage.ts';
 export { knownStorageKeys } from './garbage.ts';
-export type { DeadEvent, DeliveryTarget, PendingDelivery, PublishedEvent } from './events.ts';
+export type { DeadEvent, DeadPosition, DeliveryTarget, PendingDelivery, PublishedEvent } from './events.ts';
 export {
   DELIVERY_JOB,
   listDeadEvents,

@@ -2,6 +2,8 @@
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { createServer } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -259,6 +261,31 @@ void describe('events over the wire', () => {
       summary(receiver.received),
       ['v1', 'v2', 'v3', 'v4', 'v5'].map((tag) => `PUSH app:${tag}`),
     );
+  });
+
+  void test('berth events --follow knows where to go on before it waits', async () => {
+    const asked: string[] = [];
+    const crashing = createServer(({ url = '' }, response) => {
+      asked.push(url);
+      if (asked.length === 1) response.end(JSON.stringify({ events: [], next: 7 }));
+      else response.destroy();
+      if (asked.length === 3) child.kill();
+    });
+    crashing.listen(0, '127.0.0.1');
+    await once(crashing, 'listening');
+    const env = {
+      PATH: process.env['PATH'],
+      AWS_ENDPOINT_URL: `http://127.0.0.1:${(crashing.address() as AddressInfo).port}`,
+      AWS_ACCESS_KEY_ID: admin.accessKeyId,
+      AWS_SECRET_ACCESS_KEY: admin.secretAccessKey,
+    };
+    const child = spawn(process.execPath, [MAIN, 'events', '--data', directory, '--follow'], {
+      env,
+      stdio: 'inherit',
+    });
+    await once(child, 'close');
+    crashing.close();
+    assert.deepEqual(asked, ['/events?wait=0', '/events?wait=20000&after=7', '/events?wait=20000&after=7']);
   });
 
   void test('one principal leaves room for other followers', async () => {
