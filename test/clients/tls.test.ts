@@ -1,4 +1,4 @@
-/** Every client over TLS, with the private CA in its trust: push, pull, list and delete of one image. */
+/** Every client over TLS, with the private CA in its trust: push, pull, copy, attach, list and delete, as far as it can. */
 import assert from 'node:assert/strict';
 import { mkdir, readFile, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
@@ -54,7 +54,7 @@ describe('over TLS', () => {
     environment = { ...place.environment, SSL_CERT_FILE: authorityFile(server.data) };
     for (const name of ['skopeo', 'podman', 'buildah', 'docker', 'containerd', 'crane', 'oras', 'regctl'])
       await createRepository(server, admin, `tls/${name}`);
-    await createRepository(server, admin, 'tls/charts/demo');
+    for (const name of ['oras-copy', 'charts/demo']) await createRepository(server, admin, `tls/${name}`);
     await writeLayout(at('layout'), 'v1', image);
     // buildah insists on a file of logins, even without any in it
     await writeFile(environment['REGISTRY_AUTH_FILE'] ?? '', '{}');
@@ -97,8 +97,11 @@ describe('over TLS', () => {
     await type([...copy, `oci:${at('layout')}:v1`, target]);
     await type([...copy, target, `oci:${at('skopeo-back')}:v1`]);
     assert.equal(await rootOf('skopeo-back'), image.digest);
+    await type([...copy, '--all', target, `docker://${remote('skopeo:copy')}`]);
+    const about = await type(['skopeo', 'inspect', `docker://${remote('skopeo:copy')}`]);
+    assert.equal((JSON.parse(about) as { Digest: string }).Digest, image.digest);
     const listed = await type(['skopeo', 'list-tags', `docker://${remote('skopeo')}`]);
-    assert.deepEqual((JSON.parse(listed) as { Tags: string[] }).Tags, ['v1']);
+    assert.deepEqual((JSON.parse(listed) as { Tags: string[] }).Tags, ['copy', 'v1']);
     await type(['skopeo', 'delete', target]);
     assert.deepEqual(await tagsIn('skopeo'), []);
   });
@@ -202,9 +205,11 @@ describe('over TLS', () => {
     assert.equal((await crane('digest', remote('crane:v1'))).trim(), image.digest);
     await crane('pull', '--format=oci', remote('crane:v1'), at('crane-back'));
     assert.equal(await rootOf('crane-back'), image.digest);
-    assert.equal(await crane('ls', remote('crane')), 'v1\n');
+    await crane('copy', remote('crane:v1'), remote('crane:v2'));
+    assert.equal(await crane('ls', remote('crane')), 'v1\nv2\n');
+    assert.match(await crane('catalog', server.registry), /^tls\/crane$/m);
     await crane('delete', remote('crane:v1'));
-    assert.deepEqual(await tagsIn('crane'), []);
+    assert.deepEqual(await tagsIn('crane'), ['v2']);
   });
 
   test('oras', { skip: tools.oras.skip }, async () => {
@@ -218,6 +223,9 @@ describe('over TLS', () => {
     assert.match(await oras('discover', '--format', 'json', remote('oras:v1')), /vnd\.example\.note/);
     await oras('pull', '-o', at('oras-back'), remote('oras:v1'));
     assert.equal(await readFile(at('oras-back/note.txt'), 'utf8'), 'a note');
+    const plain = ['--from-plain-http=false', '--to-plain-http=false'];
+    await type([tool(tools.oras), 'copy', '-r', ...plain, remote('oras:v1'), remote('oras-copy:v2')]);
+    assert.match(await oras('discover', '--format', 'json', remote('oras-copy:v2')), /vnd\.example\.note/);
     assert.equal(await oras('repo', 'tags', remote('oras')), 'v1\n');
     await oras('manifest', 'delete', '--force', remote('oras:v1'));
     assert.deepEqual(await tagsIn('oras'), []);
@@ -234,6 +242,11 @@ describe('over TLS', () => {
     assert.ok(layer);
     const blob = await regctl('blob', 'get', remote('regctl'), image.config.digest);
     assert.equal(digestOf(Buffer.from(blob)), image.config.digest);
+    const note = ['--artifact-type', 'application/vnd.example.note', '--subject', remote('regctl:v1')];
+    await type([tool(tools.regctl), 'artifact', 'put', ...note], 'attached');
+    assert.equal(await regctl('artifact', 'get', '--subject', remote('regctl:v1')), 'attached');
+    const list = ['artifact', 'list', '--format', '{{ len .Descriptors }}', remote('regctl:v1')];
+    assert.equal((await regctl(...list)).trim(), '1');
     await regctl('tag', 'delete', remote('regctl:v1'));
     assert.deepEqual(await tagsIn('regctl'), []);
   });
@@ -245,6 +258,10 @@ describe('over TLS', () => {
     await helm('package', 'demo');
     await helm('registry', 'login', '-u', 'AWS', '--password-stdin', server.registry);
     await helm('push', 'demo-1.2.3.tgz', `oci://${remote('charts')}`);
+    assert.match(
+      await helm('show', 'chart', `oci://${remote('charts/demo')}`, '--version', '1.2.3'),
+      /^name: demo$/m,
+    );
     await mkdir(at('chart-back'));
     await helm('pull', '-d', 'chart-back', `oci://${remote('charts/demo')}`, '--version', '1.2.3');
     assert.deepEqual(await readFile(at('chart-back/demo-1.2.3.tgz')), await readFile(at('demo-1.2.3.tgz')));
