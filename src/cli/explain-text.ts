@@ -239,7 +239,7 @@ export function tokenLines(answer: TokenAnswer, now: number): string[] {
     `  expires    ${timeOf(expiresAt)}, ${left}`,
   );
   if (actions.length === 0) return lines;
-  lines.push('', 'On every repository of that registry its holder may');
+  lines.push('', 'On repositories of that registry that no policy singles out, its holder may');
   for (const { action, allowed, policyType, policyName, policyArn } of actions) {
     const by = allowed || policyName !== undefined ? namePolicy({ policyType, policyName, policyArn }) : '';
     lines.push(
