@@ -283,6 +283,11 @@ describe('check on SQLite', () => {
       ['damage manifest-damaged', 'damage manifest-damaged'],
     ],
     [
+      `update image set size = size + 1, subject_digest = 'sha256:0', artifact_type = null where media_type like '%manifest%'`,
+      ['damage image-wrong', 'damage image-wrong'],
+      [],
+    ],
+    [
       `update tag set image_digest = 'sha256:0' where name = 'v1'`,
       ['damage foreign-key', 'damage tag-dangling'],
       ['damage foreign-key', 'damage tag-dangling'],

@@ -7,7 +7,7 @@
 import { createHash } from 'node:crypto';
 import { Writable } from 'node:stream';
 import { BlobCorruptError, BlobNotFoundError, type BlobStore } from '../blobs/blobs.ts';
-import { readManifest } from '../domain/manifests.ts';
+import { readManifest, type ManifestReading } from '../domain/manifests.ts';
 import { KeyUnavailableError } from '../lib/keyring.ts';
 import { LIMITS } from '../lib/limits.ts';
 import {
@@ -172,7 +172,9 @@ async function checkImages(context: CheckContext): Promise<void> {
       // Deleted since the page was read.
       if (problem === undefined || !(await imageExists(store.read, image.id))) continue;
       const text = `${image.account}/${image.region}/${image.repository}@${image.digest}: ${problem.text}`;
-      await context.report({ severity: 'damage', code: problem.code, text, digest: image.digest });
+      const { code, repair, mend } = problem;
+      const found = { severity: 'damage', code, text, digest: image.digest } as const;
+      await context.report(repair === undefined ? found : { ...found, repair }, mend);
     }
     context.progress();
     const last = page.at(-1);
@@ -186,7 +188,12 @@ interface Problem {
   readonly text: string;
 }
 
-async function judgeImage({ store }: CheckContext, image: StoredImage): Promise<Problem | undefined> {
+interface ImageProblem extends Problem {
+  readonly repair?: string;
+  readonly mend?: () => Promise<boolean>;
+}
+
+async function judgeImage({ store }: CheckContext, image: StoredImage): Promise<ImageProblem | undefined> {
   for (const digest of [image.digest, ...image.aliases]) {
     const [algorithm = ''] = digest.split(':');
     const found = `${algorithm}:${createHash(algorithm).update(image.manifest).digest('hex')}`;
@@ -199,12 +206,34 @@ async function judgeImage({ store }: CheckContext, image: StoredImage): Promise<
   const recorded = await referencesOfImage(store.read, image);
   const needed = [...reading.blobs.filter(({ required }) => required), ...reading.children];
   const missing = needed.find(({ digest }) => !recorded.has(digest));
-  return missing === undefined
-    ? undefined
-    : { code: 'reference-unrecorded', text: `it needs ${missing.digest}, which no row says` };
+  if (missing !== undefined)
+    return { code: 'reference-unrecorded', text: `it needs ${missing.digest}, which no row says` };
+  return judgeDescription(store, image, reading);
 }
 
-function readWhatWasAccepted(image: StoredImage): ReturnType<typeof readManifest> | undefined {
+/** What a row says of its manifest, so that nobody has to read it. */
+function judgeDescription(
+  store: Store,
+  image: StoredImage,
+  { kind, artifactType, subjectDigest, contentSize }: ManifestReading,
+): ImageProblem | undefined {
+  // The size of an index depends on its members.
+  const size = kind === 'image' ? contentSize : undefined;
+  const wrong = [
+    image.artifactType !== artifactType && `artifact type ${image.artifactType}, not ${artifactType}`,
+    image.subjectDigest !== subjectDigest && `subject ${image.subjectDigest}, not ${subjectDigest}`,
+    size !== undefined && image.size !== size && `size ${image.size}, not ${size}`,
+  ].filter((each) => each !== false);
+  if (wrong.length === 0) return undefined;
+  return {
+    code: 'image-wrong',
+    text: `the row says: ${wrong.join('; ')}`,
+    repair: 'told anew by its manifest',
+    mend: () => store.transact('check.describeImage', { id: image.id, artifactType, subjectDigest, size }),
+  };
+}
+
+function readWhatWasAccepted(image: StoredImage): ManifestReading | undefined {
   try {
     return readManifest(image.manifest, image.mediaType, { detect: true });
   } catch {

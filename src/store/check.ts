@@ -142,6 +142,9 @@ export interface StoredImage extends ImageAddress {
   readonly id: string;
   readonly repositoryId: string;
   readonly mediaType: string;
+  readonly artifactType: string | undefined;
+  readonly subjectDigest: string | undefined;
+  readonly size: number;
   readonly manifest: Uint8Array;
   readonly aliases: readonly string[];
 }
@@ -151,7 +154,8 @@ export async function pageStoredImages(reader: Reader, after: string, limit: num
   const rows = await reader
     .selectFrom('image as i')
     .leftJoin('repository as r', 'r.id', 'i.repository_id')
-    .select(['i.id', 'i.repository_id', 'i.digest', 'i.media_type', 'i.manifest'])
+    .select(['i.id', 'i.repository_id', 'i.digest', 'i.media_type', 'i.artifact_type', 'i.subject_digest'])
+    .select(['i.size', 'i.manifest'])
     .select(['r.account', 'r.region', 'r.name as repository'])
     .where('i.id', '>', after)
     .orderBy('i.id')
@@ -173,6 +177,9 @@ export async function pageStoredImages(reader: Reader, after: string, limit: num
         repository: row.repository ?? row.repository_id,
         digest: row.digest,
         mediaType: row.media_type,
+        artifactType: row.artifact_type ?? undefined,
+        subjectDigest: row.subject_digest ?? undefined,
+        size: row.size,
         manifest: row.manifest,
         aliases: aliases.map(({ alias }) => alias),
       };
@@ -458,8 +465,31 @@ async function reviewLink(
   return true;
 }
 
+/** Has the row of an image say what its manifest says; `size` absent: as it is. */
+async function describeImage(
+  tx: Tx,
+  input: {
+    readonly id: string;
+    readonly artifactType: string | undefined;
+    readonly subjectDigest: string | undefined;
+    readonly size: number | undefined;
+  },
+): Promise<boolean> {
+  const updated = await tx
+    .updateTable('image')
+    .set({
+      artifact_type: input.artifactType ?? null,
+      subject_digest: input.subjectDigest ?? null,
+      ...(input.size !== undefined && { size: input.size }),
+    })
+    .where('id', '=', input.id)
+    .executeTakeFirst();
+  return updated.numUpdatedRows > 0n;
+}
+
 export const checkTransactions = {
   'check.trashUnlinked': trashUnlinked,
   'check.untrashBound': untrashBound,
   'check.reviewLink': reviewLink,
+  'check.describeImage': describeImage,
 } as const satisfies Record<string, Transaction<never, unknown>>;
