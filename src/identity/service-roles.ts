@@ -7,7 +7,9 @@
 import { Fault } from '../domain/faults.ts';
 import type * as berth from '../model/berth-types.ts';
 import type { AccessCheck, Operation, OperationContext } from '../protocol/protocol.ts';
+import { findRole } from '../store/store.ts';
 import { assumedRoleArn, readNamedArn, roleArn } from './arns.ts';
+import type { NamedArn } from './arns.ts';
 import type { Principal, Subject } from './identity.ts';
 import { newSession } from './sessions.ts';
 import {
@@ -48,12 +50,15 @@ export async function openServiceSession(
 ): Promise<berth.AssumeServiceRoleResponse> {
   const { store, keys } = services;
   // A role is passed within its account only, whoever would allow it.
-  if (readNamedArn(input.roleArn)?.account !== context.caller.account) {
+  const named = readNamedArn(input.roleArn);
+  if (named?.account !== context.caller.account) {
     throw new Fault('AccessDeniedException', 'Cross-account pass role is not allowed.');
   }
-  const role = await findNamedRole(store, input.roleArn);
+  const role = await findPassedRole(store, named);
   const tags = readSessionTags((input.tags ?? []).map(({ key, value }) => ({ Key: key, Value: value })));
-  await requireTrust(services, role, { ...input, tags }, context);
+  // INVARIANT: policies judge the role as it is called, with its path.
+  const resource = role.record === undefined ? input.roleArn : roleArn(role.record);
+  await requireTrust(services, role, { ...input, roleArn: resource, tags }, context);
   // INVARIANT: no trust policy, no access.
   if (role.record === undefined) throw new Error('a role that does not exist was granted');
   const { record } = role;
@@ -83,6 +88,15 @@ export async function openServiceSession(
     assumedRoleId: `${record.id}:${session.name}`,
     roleArn: roleArn(record),
   };
+}
+
+/**
+ * The role whose ARN this is. Machines and tasks are given roles by name too, which is unique in an account: an ARN without
+ * a path is the role of that name under whatever path, as it is for `iam:PassRole` (authorize.ts).
+ */
+async function findPassedRole(store: Services['store'], { arn, account, path, name }: NamedArn) {
+  if (path !== '/') return await findNamedRole(store, arn);
+  return { account, record: await findRole(store.read, account, name) };
 }
 
 /** @throws Fault AccessDeniedException unless the role trusts the service; the same when there is no role */

@@ -64,9 +64,9 @@ async function open() {
     iam,
     clientOf,
     admin: await clientOf({ accessKeyId: id, secretAccessKey: secret }),
-    async createRole(name: string, statement: object): Promise<void> {
+    async createRole(name: string, statement: object, Path = '/'): Promise<void> {
       const trust = document({ Effect: 'Allow', Action: ['sts:AssumeRole', 'sts:TagSession'], ...statement });
-      await iam.send(new CreateRoleCommand({ RoleName: name, AssumeRolePolicyDocument: trust }));
+      await iam.send(new CreateRoleCommand({ RoleName: name, Path, AssumeRolePolicyDocument: trust }));
     },
     /** A user who may do what the statement says. */
     async createUser(name: string, statement: object): Promise<Client> {
@@ -128,6 +128,31 @@ test('a service takes a role that it is passed and that trusts it', async () => 
   assert.match(
     await refusal(machine.call('ecr', 'DescribeRepositories', {})),
     /^AccessDeniedException: User: arn:aws:sts::000000000000:assumed-role\/machine\/i-0123456789abcdef0 is not authorized to perform: ecr:DescribeRepositories on resource: .* because no identity-based policy allows the ecr:DescribeRepositories action$/,
+  );
+});
+
+test('a role under a path is taken by its name or its ARN, and judged by its ARN', async () => {
+  await using server = await open();
+  await server.createRole('deep', { Principal: { Service: 'ec2.amazonaws.com' } }, '/ops/');
+  const passer = await server.createUser('ops-passer', {
+    Effect: 'Allow',
+    Action: 'iam:PassRole',
+    Resource: arnOf('ops/*'),
+  });
+  const other = await server.createUser('root-passer', {
+    Effect: 'Allow',
+    Action: 'iam:PassRole',
+    Resource: arnOf('deep'),
+  });
+  for (const roleArn of [arnOf('deep'), arnOf('ops/deep')]) {
+    const answer = await assume(passer, { roleArn });
+    assert.equal(answer.roleArn, arnOf('ops/deep'));
+    assert.equal(answer.assumedRoleArn, `arn:aws:sts::${ACCOUNT}:assumed-role/deep/i-0123456789abcdef0`);
+    assert.match(await refusal(assume(other, { roleArn })), /not authorized to perform: iam:PassRole/);
+  }
+  assert.match(
+    await refusal(assume(server.admin, { roleArn: arnOf('dev/deep') })),
+    /^AccessDeniedException: ec2\.amazonaws\.com is not authorized/,
   );
 });
 
