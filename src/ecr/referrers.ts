@@ -1,4 +1,6 @@
 /** ListImageReferrers: the images of a repository whose subject is a digest (ecr-api.md §9.1). */
+import { invalidParameter } from '../domain/faults.ts';
+import { imageIdFailure } from '../domain/image-ids.ts';
 import type { Principal } from '../identity/identity.ts';
 import { LIMITS } from '../lib/limits.ts';
 import type {
@@ -20,6 +22,11 @@ export function createReferrerOperations(services: EcrServices) {
     // It has no action of its own.
     access: checkRepository('BatchGetImage'),
     async run(input, context) {
+      const failure = imageIdFailure(input.subjectId);
+      if (failure !== undefined) {
+        const reason = failure.failureReason.replace('Invalid request parameters: ', '');
+        throw invalidParameter('subjectId', reason);
+      }
       const repository = await requireRepository(services, input, context);
       const { artifactTypes = [], artifactStatus = 'ACTIVE' } = input.filter ?? {};
       const subject = input.subjectId.imageDigest;

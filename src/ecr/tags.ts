@@ -28,7 +28,7 @@ const VALUE_LENGTH_MAX = 256;
 export function readTags(tags: readonly Tag[], tagsMax: number): { key: string; value: string }[] {
   const keys = new Set<string>();
   for (const { Key: key, Value: value } of tags) {
-    if (key.length === 0 || key.length > KEY_LENGTH_MAX || value.length > VALUE_LENGTH_MAX) {
+    if (key === '' || !isWithin(key, KEY_LENGTH_MAX) || !isWithin(value, VALUE_LENGTH_MAX)) {
       throw invalidTag(
         `Tag keys can have a maximum character length of ${KEY_LENGTH_MAX} characters, ` +
           `and tag values can have a maximum length of ${VALUE_LENGTH_MAX} characters.`,
@@ -43,6 +43,11 @@ export function readTags(tags: readonly Tag[], tagsMax: number): { key: string; 
   }
   if (tags.length > tagsMax) throw tooManyTags(tagsMax);
   return tags.map(({ Key, Value }) => ({ key: Key, value: Value }));
+}
+
+/** Whether a text has so many characters at most. A letter beyond the basic plane is one, in two units of UTF-16. */
+function isWithin(text: string, max: number): boolean {
+  return text.length <= max || (text.length <= 2 * max && [...text].length <= max);
 }
 
 function invalidTag(why: string): Fault {

@@ -96,6 +96,11 @@ export function referrersTests(openTestRegistry: OpenTestRegistry): void {
       await t.fault('ListImageReferrers', input),
       `RepositoryNotFoundException: The repository with name 'app' does not exist in the registry with id '${ACCOUNT}'`,
     );
+    assert.equal(
+      await t.fault('ListImageReferrers', { ...app, subjectId: { imageDigest: 'latest' } }),
+      "InvalidParameterException: Invalid parameter at 'subjectId' failed to satisfy constraint: 'image digest should satisfy " +
+        "the regex '[a-zA-Z0-9-_+.]+:[a-fA-F0-9]+''",
+    );
     const user = await t.addUser('lister', [{ Effect: 'Allow', Action: 'ecr:List*', Resource: '*' }]);
     assert.match(
       await t.fault('ListImageReferrers', input, user),

@@ -76,6 +76,22 @@ export function tagsTests(openTestRegistry: OpenTestRegistry): void {
     }
   });
 
+  test('letters of any script are characters, also those of two units', async () => {
+    await using t = await openTestRegistry();
+    await t.call('CreateRepository', { repositoryName: 'app' });
+    const resourceArn = arnOf('app');
+    const tags = [tag('𝒜'.repeat(128), '𠮷'.repeat(256)), tag('ключ', 'ไทย 値')];
+    await t.call('TagResource', { resourceArn, tags: tags.slice(0, 1) });
+    for (const bad of [tag('𝒜'.repeat(129)), tag('k', '𠮷'.repeat(257))])
+      assert.match(
+        await t.fault('TagResource', { resourceArn, tags: [bad] }),
+        /^InvalidTagParameterException/,
+      );
+    const listed = await t.call<{ tags: object[] }>('ListTagsForResource', { resourceArn });
+    assert.deepEqual(listed.tags, tags.slice(0, 1));
+    await t.call('TagResource', { resourceArn, tags: tags.slice(1) });
+  });
+
   test('the quota counts what is there, not what is sent', async () => {
     await using t = await openTestRegistry({ resourceTagsMax: 3 });
     const tooMany = `TooManyTagsException: The list of tags on the repository is over the limit. The maximum number of tags that can be applied to a repository is 3.`;
