@@ -28,46 +28,48 @@ interface Known {
   readonly triedAt: number;
   /** what the newest try came to */
   readonly error: IssuerError | undefined;
-  /** WHY: a corrected thumbprint is tried at once. */
-  readonly thumbprints: string;
 }
 
 const ISSUERS_MAX = 1000;
 
 export function createIssuers(fetch: IssuerFetch): Issuers {
+  /**
+   * By issuer and thumbprints. INVARIANT: keys that one account's thumbprints vouch for are no other account's, whose
+   * provider has others. A corrected thumbprint is tried at once.
+   */
   const known = new RecentMap<string, Known>(ISSUERS_MAX);
   const pending = new Map<string, Promise<Known>>();
 
-  async function ask(issuer: string, thumbprints: readonly string[], now: number): Promise<Known> {
-    const before = known.get(issuer);
-    const tried = { triedAt: now, thumbprints: thumbprints.join() };
+  async function ask(
+    id: string,
+    issuer: string,
+    thumbprints: readonly string[],
+    now: number,
+  ): Promise<Known> {
+    const before = known.get(id);
     let answer: Known;
     try {
       const keys = await discover(fetch, issuer, thumbprints);
-      answer = { keys, keysAt: now, error: undefined, ...tried };
+      answer = { keys, keysAt: now, triedAt: now, error: undefined };
     } catch (error) {
       if (!(error instanceof IssuerError)) throw error;
       // WHY: an issuer that is away for a moment keeps the keys it had, as long as they are believed.
-      answer = { keys: before?.keys ?? [], keysAt: before?.keysAt ?? -Infinity, error, ...tried };
+      answer = { keys: before?.keys ?? [], keysAt: before?.keysAt ?? -Infinity, triedAt: now, error };
     }
-    known.set(issuer, answer);
+    known.set(id, answer);
     return answer;
   }
 
   return {
     async keysOf(issuer, thumbprints, now, enough) {
       const believed = ({ keys, keysAt }: Known) => (now - keysAt < LIMITS.issuerKeysMs ? keys : []);
-      let found = known.get(issuer);
+      const id = [issuer, ...thumbprints.toSorted()].join(' ');
+      let found = known.get(id);
       if (found !== undefined && enough(believed(found))) return found.keys;
-      if (
-        found === undefined ||
-        now - found.triedAt >= LIMITS.issuerRetryMs ||
-        found.thumbprints !== thumbprints.join()
-      ) {
-        const id = [issuer, ...thumbprints].join(' ');
+      if (found === undefined || now - found.triedAt >= LIMITS.issuerRetryMs) {
         let asked = pending.get(id);
         if (asked === undefined) {
-          asked = ask(issuer, thumbprints, now).finally(() => pending.delete(id));
+          asked = ask(id, issuer, thumbprints, now).finally(() => pending.delete(id));
           pending.set(id, asked);
         }
         found = await asked;

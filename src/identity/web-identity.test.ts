@@ -7,6 +7,7 @@ import type { Structure } from '../protocol/protocol.ts';
 import { ACCOUNT, allow, factsOf, NOW, openFixture, policyText } from '../../test/identity.ts';
 import type { Fixture } from '../../test/identity.ts';
 import { IssuerError } from './issuer-fetch.ts';
+import { createIssuers } from './issuers.ts';
 import { isSignedBy, keyFor, parseJwt, readIssuerKey } from './jwt.ts';
 
 const GITHUB = 'token.actions.githubusercontent.com';
@@ -362,6 +363,23 @@ describe('web identity', () => {
     );
     issuers.down = false;
     await assume('github', makeToken(fresh, next), {}, hour + 30_000);
+  });
+
+  it('keeps what thumbprints of one account vouch for from others', async () => {
+    const asked: string[] = [];
+    const fetch = async (url: string, thumbprints: readonly string[]) => {
+      asked.push(url);
+      if (!url.endsWith('/jwks'))
+        return { issuer: 'https://inside.test', jwks_uri: 'https://inside.test/jwks' };
+      return { keys: [jwkOf(rsa.publicKey, thumbprints.join())] };
+    };
+    const remembered = createIssuers(fetch);
+    const kept = async (...thumbprints: string[]) =>
+      (await remembered.keysOf('https://inside.test', thumbprints, NOW, () => true)).map(
+        ({ keyId }) => keyId,
+      );
+    assert.deepEqual([await kept('a'), await kept('b'), await kept('a')], [['a'], ['b'], ['a']]);
+    assert.equal(asked.length, 4);
   });
 
   it('refuses an issuer that says it is another', async () => {
