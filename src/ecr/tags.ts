@@ -47,7 +47,7 @@ export function readTags(tags: readonly Tag[], tagsMax: number): { key: string; 
 
 /** Whether a text has so many characters at most. A letter beyond the basic plane is one, in two units of UTF-16. */
 function isWithin(text: string, max: number): boolean {
-  return text.length <= max || (text.length <= 2 * max && [...text].length <= max);
+  return text.length <= max || (text.length <= 2 * max && Array.from(text).length <= max);
 }
 
 function invalidTag(why: string): Fault {
