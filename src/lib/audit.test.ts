@@ -65,6 +65,24 @@ describe('audit log', () => {
     assert.equal(await read(5), `${'4'.repeat(600)}\n`);
   });
 
+  it('goes on in another file when the current one, or the directory, was removed', async () => {
+    const log = await open();
+    log.write('one');
+    await log.flush();
+    await rm(join(directory, 'audit-00000001.jsonl'));
+    log.write('two');
+    await log.flush();
+    assert.deepEqual(await readdir(directory), ['audit-00000002.jsonl']);
+    assert.equal(await read(2), 'two\n');
+    await rm(directory, { recursive: true });
+    log.write('three');
+    await log.flush();
+    log.write('four');
+    await log.close();
+    assert.equal(await read(3), 'three\nfour\n');
+    assert.deepEqual(errors, []);
+  });
+
   it('is shared by processes: each follows when another begins a file, and no line is torn', async () => {
     const logs = [await open(), await open()];
     for (let i = 0; i < 40; i++) {

@@ -136,18 +136,23 @@ class RotatedLog implements AuditLog {
     }
   }
 
+  /** Goes on to a file that has room, also when the current one, or its directory, was removed. */
   async #rotateWhenFull(bytes: number): Promise<void> {
-    const { size } = await this.#handle.stat();
-    if (size === 0 || size + bytes <= this.#options.fileBytesMax) return;
-    const next = await openFile(this.#options.directory, this.#number + 1);
-    const full = this.#handle;
-    this.#handle = next;
-    this.#number += 1;
-    await full.datasync();
-    await full.close();
-    const oldest = this.#number - this.#options.filesMax;
-    for (const number of await listFiles(this.#options.directory)) {
-      if (number <= oldest) await rm(join(this.#options.directory, fileName(number)), { force: true });
+    const { directory, fileBytesMax, filesMax } = this.#options;
+    for (;;) {
+      const { size, nlink } = await this.#handle.stat();
+      if (nlink > 0 && (size === 0 || size + bytes <= fileBytesMax)) return;
+      if (nlink === 0) await mkdir(directory, { recursive: true, mode: 0o700 });
+      const newest = (await listFiles(directory)).at(-1) ?? 0;
+      const number = nlink === 0 && newest > this.#number ? newest : this.#number + 1;
+      const next = await openFile(directory, number);
+      const full = this.#handle;
+      this.#handle = next;
+      this.#number = number;
+      await full.datasync();
+      await full.close();
+      for (const other of await listFiles(directory))
+        if (other <= number - filesMax) await rm(join(directory, fileName(other)), { force: true });
     }
   }
 }
