@@ -5,7 +5,11 @@
  */
 import { setImmediate as yieldToOthers } from 'node:timers/promises';
 import { ImageColumns } from '../domain/lifecycle-columns.ts';
-import { evaluateLifecycleInSteps, type LifecycleEvaluation } from '../domain/lifecycle-evaluation.ts';
+import {
+  evaluateLifecycleInSteps,
+  type LifecycleAction,
+  type LifecycleEvaluation,
+} from '../domain/lifecycle-evaluation.ts';
 import { type LifecyclePolicy, parseLifecyclePolicy } from '../domain/lifecycle.ts';
 import { repositoryArn } from '../domain/names.ts';
 import type { JobHandler, JobResult, JobRun } from '../jobs/jobs.ts';
@@ -123,25 +127,31 @@ function* whatWasDone(
 
 /**
  * Reads all images of a repository without their manifests and evaluates a policy that was parsed once, making way for other work
- * all along. What a run, a preview and an explanation have in common.
+ * all along. What a run, a preview and an explanation have in common. Images of `done` are taken as if that had been done.
  */
 export async function evaluateRepository(
   { store, clock, flush }: LifecycleOptions,
   repositoryId: string,
   policy: string,
   signal: AbortSignal,
+  done: ReadonlyMap<string, LifecycleAction['action']> = new Map(),
 ): Promise<LifecycleEvaluation> {
   await flush();
+  const now = clock();
   const images = new ImageColumns();
   let after: ImagePosition | undefined;
   do {
     const page = await pageLifecycleImages(store.read, repositoryId, after, PAGE);
-    for (const image of page.images) images.add(image);
+    for (const image of page.images) {
+      const action = done.get(image.digest);
+      if (action === undefined) images.add(image);
+      else if (action === 'TRANSITION') images.add({ ...image, status: 'ARCHIVED', lastArchivedAt: now });
+    }
     after = page.next;
     await yieldToOthers();
     signal.throwIfAborted();
   } while (after !== undefined);
-  const steps = evaluateLifecycleInSteps(parseLifecyclePolicy(policy), images, clock());
+  const steps = evaluateLifecycleInSteps(parseLifecyclePolicy(policy), images, now);
   for (;;) {
     const { done, value } = steps.next();
     if (done === true) return value;
@@ -243,17 +253,23 @@ async function computePreview(
   await clearPreviews(store, name.repositoryId);
   const dryRun = { policy, evaluatedAt: undefined };
   const report = await openReport(options, 'DryRunEvent', name.repositoryId, dryRun);
-  const { actions, blocked } = await evaluateRepository(options, name.repositoryId, policy, signal);
   let place = 0;
   let expiring = 0;
-  for (const batch of slicesOf(actions, PREVIEW_BATCH)) {
-    signal.throwIfAborted();
-    if (!(await store.transact('lifecycle.addPreviewImages', { ...name, place, actions: batch }))) return;
-    place += batch.length;
-    expiring += batch.filter(({ action }) => action === 'EXPIRE').length;
-    report?.add(batch);
-  }
-  await report?.end(blocked, signal);
+  // WHY again and again: a run that makes way for members of indexes is followed by another at once.
+  const done = new Map<string, LifecycleAction['action']>();
+  let evaluation: LifecycleEvaluation;
+  do {
+    evaluation = await evaluateRepository(options, name.repositoryId, policy, signal, done);
+    for (const batch of slicesOf(evaluation.actions, PREVIEW_BATCH)) {
+      signal.throwIfAborted();
+      if (!(await store.transact('lifecycle.addPreviewImages', { ...name, place, actions: batch }))) return;
+      place += batch.length;
+      expiring += batch.filter(({ action }) => action === 'EXPIRE').length;
+      report?.add(batch);
+      if (evaluation.unfinished) for (const { digest, action } of batch) done.set(digest, action);
+    }
+  } while (evaluation.unfinished);
+  await report?.end(evaluation.blocked, signal);
   const counts = { expiring, transitioning: place - expiring };
   await store.transact('lifecycle.endPreview', { ...name, status: 'COMPLETE', now: clock(), ...counts });
 }
