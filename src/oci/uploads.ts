@@ -1,4 +1,5 @@
 import type { Readable } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
 import { Fault } from '../domain/faults.ts';
 import { type Digest, parseDigest, parseRepositoryName } from '../domain/names.ts';
 import { type ByteRange, parseContentRange, watchReceiving } from '../http/http.ts';
@@ -12,6 +13,12 @@ const UPLOAD_ID = /^[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}$/;
 
 /** Repositories an anonymous mount looks at, at most: each costs a policy decision. */
 const MOUNT_SOURCES_MAX = 20;
+
+/**
+ * How long to wait, again and again, for another request to let go of an upload. WHY: a client whose connection broke comes
+ * back before the server has put away what the broken request sent, and most clients take the 416 for the end.
+ */
+const BUSY_PAUSES_MS = [10, 20, 40, 80, 160, 320, 640];
 
 /**
  * `POST`: begins an upload; or takes the whole blob with `?digest=`; or links it from another repository with `?mount=`.
@@ -44,7 +51,7 @@ async function uploadAtOnce(call: Call, digest: Digest | undefined): Promise<voi
   const { uploads } = call.services.registry;
   const { id } = await uploads.start(call.repository);
   try {
-    await finishWithBody(call, id, digest, undefined);
+    await finishWithBody(call, id, digest, ANYWHERE);
   } catch (error) {
     await discard(call, id);
     throw error;
@@ -100,8 +107,8 @@ async function mountFrom(call: Call, source: Repository, digest: Digest): Promis
 export async function patchUpload(call: Call, id: string): Promise<void> {
   checkId(id);
   const { repository, services } = call;
-  await withUploadRange(call, id, async () => {
-    const status = await receive(call, readContentRange(call), (source, options) =>
+  await withUploadRange(call, id, async (place) => {
+    const status = await receive(call, place, (source, options) =>
       services.registry.uploads.append(repository, id, source, options),
     );
     sendStatus(call, 202, status);
@@ -117,22 +124,17 @@ export async function finishUpload(call: Call, id: string): Promise<void> {
   const { exchange } = call;
   const digest = parseDigest(exchange.rawQuery === '' ? '' : (exchange.query.get('digest') ?? ''));
   if (digest === undefined) throw digestInvalid();
-  await withUploadRange(call, id, async () => {
-    await finishWithBody(call, id, digest, readContentRange(call));
+  await withUploadRange(call, id, async (place) => {
+    await finishWithBody(call, id, digest, place);
     sendStored(call, digest);
   });
 }
 
-async function finishWithBody(
-  call: Call,
-  id: string,
-  digest: Digest,
-  range: ByteRange | undefined,
-): Promise<void> {
+async function finishWithBody(call: Call, id: string, digest: Digest, place: Place): Promise<void> {
   const { exchange, repository, services } = call;
   const { uploads } = services.registry;
   if (exchange.announcesBody) {
-    await receive(call, range, (source, options) =>
+    await receive(call, place, (source, options) =>
       uploads.finish(repository, id, [digest], { api: false, tail: { source, ...options } }),
     );
   } else {
@@ -157,10 +159,20 @@ function checkId(id: string): void {
   if (!UPLOAD_ID.test(id)) throw new Fault('UploadNotFoundException', 'blob upload unknown to registry');
 }
 
+/** Where a body goes. */
+interface Place {
+  /** of Content-Range */
+  readonly range: ByteRange | undefined;
+  /** what must be committed before it; absent: whatever is */
+  readonly offset: number | undefined;
+}
+
+const ANYWHERE: Place = { range: undefined, offset: undefined };
+
 /** Hands the request's body on, within the layer limit, while its client keeps sending. */
 async function receive<T>(
   { exchange, services }: Call,
-  range: ByteRange | undefined,
+  { range, offset }: Place,
   take: (
     source: Readable,
     options: { readonly offset: number | undefined; readonly length: number | undefined },
@@ -180,7 +192,7 @@ async function receive<T>(
   const { socket } = exchange.request;
   const before = socket.bytesRead;
   try {
-    return await take(exchange.request, { offset: range?.start, length });
+    return await take(exchange.request, { offset, length });
   } finally {
     // A chunked body is counted as it came: with its framing, without what arrived together with the head.
     exchange.blobBytesIn =
@@ -199,15 +211,40 @@ function readContentRange(call: Call): ByteRange | undefined {
 }
 
 /** A chunk out of place is refused with where the upload is, so that the client can go on from there (§1.6). */
-async function withUploadRange(call: Call, id: string, work: () => Promise<void>): Promise<void> {
+async function withUploadRange(call: Call, id: string, work: (place: Place) => Promise<void>): Promise<void> {
   try {
-    await work();
+    const range = readContentRange(call);
+    await whenFree(call, { range, offset: range?.start }, work);
   } catch (error) {
     if (!(error instanceof Fault)) throw error;
     if (error.code !== 'InvalidLayerPartException' && error.code !== 'RangeInvalid') throw error;
     const status = await call.services.registry.uploads.status(call.repository, id);
     sendFault(call.exchange, error, uploadHeaders(call, status));
   }
+}
+
+/**
+ * Tries again while the upload is another request's, the place is right, and nothing of the body is gone. INVARIANT: what comes
+ * after a wait goes where it would have gone before it: should the other request have stored its bytes, nothing is appended to them.
+ */
+async function whenFree(
+  { exchange: { request, response } }: Call,
+  { range, offset }: Place,
+  work: (place: Place) => Promise<void>,
+): Promise<void> {
+  let place = offset;
+  for (const pause of BUSY_PAUSES_MS) {
+    try {
+      return await work({ range, offset: place });
+    } catch (error) {
+      if (!(error instanceof Fault) || error.code !== 'InvalidLayerPartException') throw error;
+      const committed = Number(error.detail?.['lastValidByteReceived']) + 1;
+      place ??= committed;
+      if (place !== committed || request.readableDidRead || response.destroyed) throw error;
+    }
+    await delay(pause);
+  }
+  await work({ range, offset: place });
 }
 
 function uploadHeaders(call: Call, status: UploadStatus): string[] {

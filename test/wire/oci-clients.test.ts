@@ -137,18 +137,87 @@ describe('an upload whose client', () => {
     socket.write(`${head('PATCH', location, 'Content-Length: 100000')}${'x'.repeat(50_000)}`);
     const writers = server.store.read.selectFrom('upload').select('id').where('writer', 'is not', null);
     while ((await writers.execute()).length === 0) await new Promise((resolve) => setImmediate(resolve));
-    for (const path of [location, `${location}?digest=sha256:${'a'.repeat(64)}`]) {
-      await check(
-        server,
-        { method: path === location ? 'PATCH' : 'PUT', path, body: 'y' },
-        { status: 416, headers: { Location: location, Range: '0-0' }, error: ['BLOB_UPLOAD_INVALID', /./] },
-      );
-    }
+    let left = 50_000;
+    // It stays alive: the others wait a while for it to be gone.
+    const timer = setInterval(() => {
+      socket.write('x'.repeat(100));
+      left -= 100;
+    }, 20);
+    await Promise.all(
+      [location, `${location}?digest=sha256:${'a'.repeat(64)}`].map((path) =>
+        check(
+          server,
+          { method: path === location ? 'PATCH' : 'PUT', path, body: 'y' },
+          { status: 416, headers: { Location: location, Range: '0-0' }, error: ['BLOB_UPLOAD_INVALID', /./] },
+        ),
+      ),
+    );
     const answer = listen(socket, /\r\n\r\n/);
-    socket.write('x'.repeat(50_000));
+    clearInterval(timer);
+    socket.write('x'.repeat(left));
     assert.match(await answer, /^HTTP\/1\.1 202 [^]*Range: 0-99999\r\n/);
     socket.destroy();
     await check(server, { method: 'DELETE', path: location }, { status: 204 });
+  });
+
+  it('lost its connection goes on at once on the next', async () => {
+    const bytes = randomBytes(300_000);
+    const whole = `digest=${sha256(bytes)}`;
+    for (const [method, query, status] of [
+      ['PATCH', '', 202],
+      ['PUT', `?${whole}`, 201],
+    ] as const) {
+      const location = await startUpload();
+      await check(
+        server,
+        { method: 'PATCH', path: location, body: bytes.subarray(0, 1000) },
+        { status: 202 },
+      );
+      const path = `${location}${query}`;
+      const socket = open();
+      const part = bytes.subarray(1000, 200_000);
+      socket.write(head(method, path, `Content-Length: ${bytes.length - 1000}`));
+      await new Promise<void>((resolve) => socket.write(part, () => resolve()));
+      socket.destroy();
+      const body = bytes.subarray(1000);
+      const headers = { 'Content-Range': `1000-${bytes.length - 1}` };
+      await check(server, { method, path, body, headers }, { status });
+      if (method === 'PATCH')
+        await check(server, { method: 'PUT', path: `${location}?${whole}` }, { status: 201 });
+    }
+  });
+
+  it('streams to it while another request does is told where the upload is then', async () => {
+    const location = await startUpload();
+    const socket = open();
+    socket.write(`${head('PATCH', location, 'Content-Length: 1000')}${'x'.repeat(500)}`);
+    const writers = server.store.read.selectFrom('upload').select('id').where('writer', 'is not', null);
+    while ((await writers.execute()).length === 0) await new Promise((resolve) => setImmediate(resolve));
+    const refused = check(
+      server,
+      { method: 'PATCH', path: location, body: 'y', chunked: true },
+      { status: 416, headers: { Location: location } },
+    );
+    const answer = listen(socket, /\r\n\r\n/);
+    socket.write('x'.repeat(500));
+    assert.match(await answer, /^HTTP\/1\.1 202 [^]*Range: 0-999\r\n/);
+    socket.destroy();
+    await refused;
+    await check(server, { path: location }, { status: 204, headers: { Range: '0-999' } });
+    await check(server, { method: 'DELETE', path: location }, { status: 204 });
+  });
+
+  it('closes it several times at once gets the same answer each time', async () => {
+    const bytes = randomBytes(100_000);
+    const location = await startUpload();
+    const path = `${location}?digest=${sha256(bytes)}`;
+    const answers = await Promise.all(
+      [1, 2, 3].map(() => server.request({ method: 'PUT', path, body: bytes })),
+    );
+    assert.deepEqual(
+      answers.map(({ status }) => status),
+      [201, 201, 201],
+    );
   });
 
   it('breaks off one made in one request leaves nothing', async () => {
