@@ -69,7 +69,7 @@ export interface PutImageRow {
 export interface PutImageOutcome {
   readonly mediaType: string;
   readonly subjectDigest: string | undefined;
-  /** false when the image was there before */
+  /** false when the image was there before, and not archived */
   readonly added: boolean;
   /** images of the repository, when they were counted */
   readonly images: number | undefined;
@@ -109,13 +109,16 @@ async function putImage(tx: Tx, asked: PutImageRow): Promise<PutImageOutcome> {
   }
   await addAliases(tx, 'image_alias', name, aliases);
   if (awaited) await admitChild(tx, name, [input.digest, ...aliases]);
+  // An archived image takes no room, a restored one does.
+  const isArchived = present?.status === 'ARCHIVED';
+  if (isArchived) images = await requireRoom(tx, input);
   if (isStored) await restoreImage(tx, { ...input.repository, region }, input.digest, input.now);
   const tagged = await setTags(tx, input, rules, present === undefined);
   await recordPush(tx, input, region, present === undefined, tagged);
   return {
     mediaType: present?.media_type ?? input.mediaType,
     subjectDigest: present === undefined ? input.subjectDigest : (present.subject_digest ?? undefined),
-    added: present === undefined,
+    added: present === undefined || isArchived,
     images,
   };
 }
@@ -229,22 +232,25 @@ async function requireChildren(
   return { held, absent };
 }
 
+/** Archived images are not counted (ecr-api.md §23), those being restored are. */
 async function requireRoom(tx: Tx, { repository, imagesMax }: PutImageRow): Promise<number | undefined> {
   if (imagesMax === undefined) return undefined;
-  const { count } = await tx
+  const images = tx
     .selectFrom('image')
     .select((q) => q.fn.countAll<number | string>().as('count'))
-    .where('repository_id', '=', repository.id)
-    .where('status', 'is', null)
-    .executeTakeFirstOrThrow();
-  if (Number(count) >= imagesMax) {
+    .where('repository_id', '=', repository.id);
+  // WHY two: each is a range of an index.
+  const active = await images.where('status', 'is', null).executeTakeFirstOrThrow();
+  const activating = await images.where('status', '=', 'ACTIVATING').executeTakeFirstOrThrow();
+  const count = Number(active.count) + Number(activating.count);
+  if (count >= imagesMax) {
     throw new Fault(
       'LimitExceededException',
       `The repository with name '${repository.name}' in registry with id '${repository.account}' already has the ` +
         `maximum allowed number of images which is '${imagesMax}'`,
     );
   }
-  return Number(count) + 1;
+  return count + 1;
 }
 
 /** Says whether a sparse index waits for this image. */

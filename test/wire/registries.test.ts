@@ -7,6 +7,7 @@ import { join } from 'node:path';
 import { test } from 'node:test';
 import {
   BatchGetImageCommand,
+  BatchDeleteImageCommand,
   CreateRepositoryCommand,
   CreateRepositoryCreationTemplateCommand,
   DeleteRegistryPolicyCommand,
@@ -37,6 +38,7 @@ import {
   TemplateAlreadyExistsException,
   TemplateNotFoundException,
   UntagResourceCommand,
+  UpdateImageStorageClassCommand,
   UpdateRepositoryCreationTemplateCommand,
   UploadLayerPartCommand,
 } from '@aws-sdk/client-ecr';
@@ -578,12 +580,21 @@ test('quotas are settings', async () => {
   );
   await client.send(one ?? assert.fail());
   await assert.rejects(client.send(two ?? assert.fail()), { name: 'LimitExceededException' });
-  const second = await v2(
-    client,
-    'PUT',
-    'app/manifests/v3',
-    MANIFEST.replace('"layers"', '"annotations":{},"layers"'),
-  );
-  assert.equal(second.status, 403);
-  assert.match(second.text, /already has the maximum allowed number of images which is '1'/);
+  const other = MANIFEST.replace('"layers"', '"annotations":{},"layers"');
+  const refused = async (manifest: string, tag: string): Promise<void> => {
+    const answer = await v2(client, 'PUT', `app/manifests/${tag}`, manifest);
+    assert.equal(answer.status, 403);
+    assert.match(answer.text, /already has the maximum allowed number of images which is '1'/);
+  };
+  await refused(other, 'v3');
+  // An archived image is not counted, until a push or a call restores it.
+  const imageId = { imageDigest: sha256(MANIFEST) };
+  const move = (targetStorageClass: 'ARCHIVE' | 'STANDARD') =>
+    client.send(new UpdateImageStorageClassCommand({ ...app, imageId, targetStorageClass }));
+  await move('ARCHIVE');
+  assert.equal((await v2(client, 'PUT', 'app/manifests/v3', other)).status, 201);
+  await refused(MANIFEST, 'v1');
+  await client.send(new BatchDeleteImageCommand({ ...app, imageIds: [{ imageTag: 'v3' }] }));
+  await move('STANDARD');
+  await refused(other, 'v3');
 });
