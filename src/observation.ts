@@ -95,7 +95,11 @@ export async function openObservation(options: ObservationOptions): Promise<Obse
   const render = createRecorder({ clock, account: config.account, region: config.region });
   const renderServiceEvent = createServiceEventRecorder({ clock });
   const counter = config.metrics ? new Counter() : undefined;
-  const collected = new Map<string, number>();
+  const collected = new Map(
+    ['rounds', 'rounds_failed', 'uploads_expired', 'blobs_unlinked', 'files_deleted', 'orphans_trashed'].map(
+      (what) => [what, 0],
+    ),
+  );
   let collectedAt = 0;
   let collectionSeconds = 0;
   let totals: TotalsReader | undefined;

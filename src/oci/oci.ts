@@ -44,7 +44,10 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
   const password = readPassword(exchange.request.headers.authorization);
   if (password === undefined) return challenge(exchange, commonHeaders(exchange));
   const now = services.clock();
-  const token = await identity.openRegistryToken(password, now);
+  const token = await identity.openRegistryToken(password, now).catch((error: unknown) => {
+    describeRefused(exchange);
+    throw error;
+  });
   const { principal } = token;
   exchange.principal = principal;
 
@@ -71,7 +74,7 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
 
   const address = { account: scope.account, region: scope.region, name: target.name };
   const actions = route.actions(exchange);
-  exchange.action = target.kind === 'referrers' ? 'ecr:ListImageReferrers' : actions.at(-1);
+  exchange.action = nameOf(target, actions);
   services.throttle?.(principal, actions, scope.region);
   const repository = await registry.findRepository(address);
   // INVARIANT: the caller is judged before anything depends on whether the repository exists.
@@ -94,8 +97,36 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
   );
 }
 
+/** The operation by which logs know a call that needs these actions. */
+function nameOf(target: RepositoryTarget, actions: readonly string[]): string | undefined {
+  return target.kind === 'referrers' ? 'ecr:ListImageReferrers' : actions.at(-1);
+}
+
+/** What a call was about whose token was refused, for the logs: nothing of it was looked at. */
+function describeRefused(exchange: Exchange): void {
+  let target: ReturnType<typeof parsePath>;
+  try {
+    target = parsePath(exchange.path);
+  } catch {
+    return;
+  }
+  if (target === undefined) return;
+  if (target.kind === 'base') exchange.action = VERIFY;
+  else if (target.kind === 'catalog') exchange.action = 'ecr:DescribeRepositories';
+  else {
+    const methods: { readonly [M in Method]?: Pick<Route<never>, 'actions'> } = ROUTES[target.kind];
+    const route = Object.hasOwn(methods, exchange.method) ? methods[exchange.method as Method] : undefined;
+    exchange.action = route && nameOf(target, route.actions(exchange));
+    exchange.parameters = describeTarget(exchange, undefined, target);
+  }
+}
+
 /** The target in the words of the ECR API, as CloudTrail shows the calls of a push or pull. */
-function describeTarget({ method }: Exchange, registryId: string, target: RepositoryTarget): object {
+function describeTarget(
+  { method }: Exchange,
+  registryId: string | undefined,
+  target: RepositoryTarget,
+): object {
   const repositoryName = target.name;
   switch (target.kind) {
     case 'manifest': {
@@ -115,10 +146,12 @@ function describeTarget({ method }: Exchange, registryId: string, target: Reposi
   }
 }
 
+/** A name of our own: CloudTrail has none for this call. */
+const VERIFY = 'ecr:VerifyAuthorizationToken';
+
 /** `GET /v2/`: a valid token is all it asks for; every `docker login` ends here. */
 function answerBase(exchange: Exchange): void {
-  // A name of our own: CloudTrail has none for this call.
-  exchange.action = 'ecr:VerifyAuthorizationToken';
+  exchange.action = VERIFY;
   if (exchange.method !== 'GET' && exchange.method !== 'HEAD') return refuseMethod(exchange, ['GET', 'HEAD']);
   const headers = commonHeaders(exchange);
   headers.push('Content-Type', 'application/json');

@@ -200,7 +200,8 @@ describe('a push, a pull and refusals', () => {
     assert.equal((await server.ask('/v2/team/app/manifests/v1', { headers: auth })).status, 200);
     assert.equal((await server.ask(`/v2/team/app/blobs/${layer}`, { headers: auth })).text.length, 1000);
     assert.equal((await server.ask('/v2/team/app/manifests/v2', { headers: auth })).status, 404);
-    assert.equal((await server.ask('/v2/', { headers: basic('stolen') })).status, 400);
+    for (const path of ['/v2/', '/v2/team/app/manifests/v1', '/v2/_catalog', '/v2/team/app/nothing'])
+      assert.equal((await server.ask(path, { headers: basic('stolen') })).status, 400);
     const refused = await server.call('DescribeRepositories', { repositoryNames: ['absent'] });
     assert.equal(refused.status, 400);
     assert.equal((await server.form('iam', { Action: 'CreateUser', UserName: 'bob' })).status, 200);
@@ -242,6 +243,7 @@ describe('a push, a pull and refusals', () => {
     ['queues of garbage collection', /^berth_gc_queue\{queue="trash"\} 0$/m],
     ['lag of garbage collection', /^berth_gc_lag_seconds\{queue="review"\} 0$/m],
     ['rounds of garbage collection', /^berth_gc_total\{what="rounds"\} 1$/m],
+    ['failed rounds before there is one', /^berth_gc_total\{what="rounds_failed"\} 0$/m],
     ['audit records', /^berth_audit_records_total\{result="dropped"\} 0$/m],
     ['the event loop', /^nodejs_eventloop_lag_p99_seconds /m],
     ['the process', /^process_resident_memory_bytes /m],
@@ -280,6 +282,9 @@ describe('a push, a pull and refusals', () => {
         'ecr BatchGetImage',
         'ecr GetDownloadUrlForLayer',
         'ecr BatchGetImage ImageNotFoundException',
+        'ecr VerifyAuthorizationToken InvalidRegistryToken',
+        'ecr BatchGetImage InvalidRegistryToken',
+        'ecr DescribeRepositories InvalidRegistryToken',
         'ecr UnknownOperation InvalidRegistryToken',
         'ecr DescribeRepositories RepositoryNotFoundException',
         'iam CreateUser',
@@ -332,6 +337,11 @@ describe('a push, a pull and refusals', () => {
         readOnly: false,
         sourceIPAddress: '127.0.0.1',
       },
+    );
+    const stolen = records.filter(({ errorCode }) => errorCode === 'InvalidRegistryToken');
+    assert.deepEqual(
+      stolen.map(({ requestParameters: asked }) => asked),
+      [null, { repositoryName: 'team/app', imageIds: [{ imageTag: 'v1' }] }, null, null],
     );
     const answered = (name: string): unknown =>
       records.find(({ eventName }) => eventName === name)?.['responseElements'];
