@@ -16,6 +16,7 @@ import { openKeyRing } from '../lib/keyring.ts';
 import { openSqliteStore } from '../store/store.ts';
 import { diagnoseDocker, probeDocker } from './doctor-docker.ts';
 import { readSubject } from './doctor-finding.ts';
+import { diagnoseIam } from './doctor-iam.ts';
 import { ACCOUNT, listen, openMachine, REGION, type TestMachine } from './test-machine.ts';
 
 let machine: TestMachine;
@@ -134,9 +135,48 @@ test('who may not log in, pull or push, and which statement is missing', async (
     ),
   });
   assert.deepEqual([puller.code, puller.wrong], [1, ['iam.push']]);
+});
 
-  const dumb = await machine.diagnose(`${machine.host}/app`, { env: await createUser('dumb', LOGIN, LOOK) });
-  assert.deepEqual([dumb.code, dumb.wrong], [1, ['iam.access']]);
+test('what they may do is tried where they may not ask', async () => {
+  const subject = `${machine.host}/app`;
+  const resource = `arn:aws:ecr:${REGION}:${ACCOUNT}:repository/app`;
+  const dumb = await machine.diagnose(subject, { env: await createUser('dumb', LOGIN, LOOK) });
+  assert.deepEqual([dumb.code, dumb.wrong], [2, ['iam.pull', 'iam.push']]);
+  assert.equal(
+    dumb.textOf('iam.pull'),
+    'They may not pull from app: ecr:BatchGetImage, ecr:GetDownloadUrlForLayer.\n' +
+      `User: arn:aws:iam::${ACCOUNT}:user/dumb is not authorized to perform: ecr:BatchGetImage on resource: ${resource} because no identity-based policy allows the ecr:BatchGetImage action\n` +
+      `Allow it where the explanation says:\n{"Effect":"Allow","Action":["ecr:BatchGetImage","ecr:GetDownloadUrlForLayer"],"Resource":"${resource}"}`,
+  );
+  const pull = allow(['ecr:BatchGetImage', 'ecr:GetDownloadUrlForLayer']);
+  const node = await machine.diagnose(subject, { env: await createUser('node', LOGIN, LOOK, pull) });
+  assert.deepEqual([node.code, node.wrong], [1, ['iam.push']]);
+  const push = allow(['ecr:*Layer*', 'ecr:PutImage']);
+  const env = await createUser('builder', LOGIN, LOOK, pull, push);
+  const builder = await machine.diagnose(subject, { env });
+  assert.deepEqual([builder.code, builder.wrong], [0, []]);
+  assert.match(builder.textOf('iam.push'), /^They may push to app, if they may ecr:InitiateLayerUpload/);
+  const denied = { Effect: 'Deny', Action: 'ecr:GetDownloadUrlForLayer', Resource: '*' };
+  const barred = await machine.diagnose(subject, {
+    env: await createUser('barred', LOGIN, LOOK, pull, push, denied),
+  });
+  assert.deepEqual([barred.code, barred.wrong], [2, ['iam.pull']]);
+  assert.match(
+    barred.textOf('iam.pull'),
+    /with an explicit deny in an identity-based policy\nNarrow the statement that denies it\.$/,
+  );
+  // A busy or broken server says nothing about access.
+  const busy = diagnoseIam(readSubject(subject) ?? assert.fail(), {
+    endpoint: machine.endpoint,
+    region: REGION,
+    identity: { account: ACCOUNT, arn: `arn:aws:iam::${ACCOUNT}:user/dumb` },
+    actionsRefused: { code: 'ThrottlingException', message: 'Rate exceeded', requestId: undefined },
+    repositories: [],
+  });
+  assert.deepEqual(
+    busy.filter(({ severity }) => severity !== 'ok').map(({ id, why }) => [id, why]),
+    [['iam.access', 'Rate exceeded']],
+  );
 });
 
 test('host, region, account and repository that do not fit together', async () => {

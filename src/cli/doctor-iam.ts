@@ -34,9 +34,11 @@ export interface IamFacts {
   /** host that GetAuthorizationToken says its token is for */
   readonly tokenHost?: string;
   readonly loginRefused?: Refusal;
-  /** pull and push of the repository; undefined when the caller may not ask, or no repository is named */
+  /** pull and push of the repository; undefined when that cannot be told, or no repository is named */
   readonly pull?: readonly ActionFacts[];
   readonly push?: readonly ActionFacts[];
+  /** the caller may not ask who may do what: the actions were tried */
+  readonly tried?: true;
   readonly actionsRefused?: Refusal;
   /** regions in which the repository was looked for */
   readonly repositories: readonly {
@@ -85,9 +87,11 @@ export async function probeIam(
     identity,
     ...(await probeLogin(client)),
     ...(subject.repository !== undefined &&
-      (await probeActions(client, {
-        arn: identity.arn,
-        resource: `arn:aws:ecr:${named}:${account}:repository/${subject.repository}`,
+      (await probeActions(client, await connect({ ...target, region: named }, source), {
+        caller: identity,
+        region: named,
+        registryId: account,
+        repositoryName: subject.repository,
       }))),
     repositories:
       subject.repository === undefined
@@ -121,33 +125,102 @@ async function probeLogin(client: Client): Promise<Pick<IamFacts, 'tokenHost' | 
   }
 }
 
+interface Place {
+  readonly caller: { readonly account: string; readonly arn: string };
+  readonly region: string;
+  readonly registryId: string;
+  readonly repositoryName: string;
+}
+
+const arnOf = ({ region, registryId, repositoryName }: Place): string =>
+  `arn:aws:ecr:${region}:${registryId}:repository/${repositoryName}`;
+
+/** Asks what the caller may do, or where that is not answered, tries it. */
 async function probeActions(
   client: Client,
-  { arn, resource }: { readonly arn: string; readonly resource: string },
-): Promise<Pick<IamFacts, 'pull' | 'push' | 'actionsRefused'>> {
-  const ask = async (action: string): Promise<ActionFacts> => {
-    const { explanation } = await client.call<berth.ExplainAccessResponse>('berth', 'ExplainAccess', {
-      principalArn: arn,
-      action,
-      resourceArn: resource,
-    });
-    return {
-      action,
-      allowed: explanation.allowed,
-      why: whyOf(explanation),
-      statement: explanation.changes.find(({ kind }) => kind === 'add-statement')?.statement,
-    };
+  regional: Client,
+  place: Place,
+): Promise<Pick<IamFacts, 'pull' | 'push' | 'tried' | 'actionsRefused'>> {
+  const both = async (
+    facts: (action: string) => Promise<ActionFacts>,
+    push: readonly string[],
+  ): Promise<Pick<IamFacts, 'pull' | 'push'>> => {
+    const found = new Map<string, ActionFacts>();
+    for (const action of [...PULL_ACTIONS, ...push]) found.set(action, await facts(action));
+    const of = (actions: readonly string[]) => actions.flatMap((action) => found.get(action) ?? []);
+    return { pull: of(PULL_ACTIONS), push: of(push) };
   };
   try {
-    const pull: ActionFacts[] = [];
-    for (const action of PULL_ACTIONS) pull.push(await ask(action));
-    const push: ActionFacts[] = [];
-    for (const action of PUSH_ACTIONS) push.push(await ask(action));
-    return { pull, push };
+    try {
+      return await both((action) => explainAction(client, place, action), PUSH_ACTIONS);
+    } catch (error) {
+      // Who may not ask, and who is nobody that can be asked about (a federated user).
+      if (!(error instanceof CallError) || error.status >= 500) throw error;
+      const harmless = PUSH_ACTIONS.filter((action) => ATTEMPTS.has(action));
+      return { ...(await both((action) => tryAction(regional, place, action), harmless)), tried: true };
+    }
   } catch (error) {
     if (!(error instanceof CallError)) throw error;
     return { actionsRefused: refusalOf(error) };
   }
+}
+
+async function explainAction(client: Client, place: Place, action: string): Promise<ActionFacts> {
+  const { explanation } = await client.call<berth.ExplainAccessResponse>('berth', 'ExplainAccess', {
+    principalArn: place.caller.arn,
+    action,
+    resourceArn: arnOf(place),
+  });
+  return {
+    action,
+    allowed: explanation.allowed,
+    why: whyOf(explanation),
+    statement: explanation.changes.find(({ kind }) => kind === 'add-statement')?.statement,
+  };
+}
+
+const NO_DIGEST = `sha256:${'0'.repeat(64)}`;
+const NO_UPLOAD = '00000000-0000-4000-8000-000000000000';
+/**
+ * Calls that change nothing whoever makes them: they name what is not there. Access is decided first, so that anything but a
+ * denial means that they are allowed. Not InitiateLayerUpload, which would begin an upload.
+ */
+const ATTEMPTS: ReadonlyMap<string, object> = new Map([
+  ['ecr:BatchGetImage', { imageIds: [{ imageDigest: NO_DIGEST }] }],
+  ['ecr:GetDownloadUrlForLayer', { layerDigest: NO_DIGEST }],
+  ['ecr:BatchCheckLayerAvailability', { layerDigests: [NO_DIGEST] }],
+  ['ecr:UploadLayerPart', { uploadId: NO_UPLOAD, partFirstByte: 0, partLastByte: 0, layerPartBlob: 'AA==' }],
+  ['ecr:CompleteLayerUpload', { uploadId: NO_UPLOAD, layerDigests: [NO_DIGEST] }],
+  ['ecr:PutImage', { imageManifest: '{}' }],
+]);
+
+/** @throws CallError when the server fails or is busy, which says nothing about access */
+async function tryAction(client: Client, place: Place, action: string): Promise<ActionFacts> {
+  const { registryId, repositoryName, caller } = place;
+  const input = { registryId, repositoryName, ...ATTEMPTS.get(action) };
+  try {
+    await client.call('ecr', action.slice('ecr:'.length), input);
+  } catch (error) {
+    if (!(error instanceof CallError) || error.status >= 500 || /throttl|toomany/i.test(error.code))
+      throw error;
+    if (error.code === 'AccessDeniedException') {
+      const why = refusalOf(error).message;
+      const missing = /because no (resource)?/.exec(why);
+      const named = missing?.[1] === undefined ? { Resource: arnOf(place) } : undefined;
+      const granted = {
+        Effect: 'Allow',
+        Action: action,
+        ...(named ?? { Principal: { AWS: caller.account } }),
+      };
+      return {
+        action,
+        allowed: false,
+        why,
+        statement: missing === null ? undefined : JSON.stringify(granted),
+      };
+    }
+  }
+  return { action, allowed: true, why: '' };
 }
 
 async function findRepositories(
@@ -219,7 +292,7 @@ export function diagnoseIam(subject: Subject, facts: IamFacts): Finding[] {
     );
   }
   if (facts.pull !== undefined) findings.push(accessFinding('pull', subject, facts.pull));
-  if (facts.push !== undefined) findings.push(accessFinding('push', subject, facts.push));
+  if (facts.push !== undefined) findings.push(accessFinding('push', subject, facts.push, facts.tried));
   return findings;
 }
 
@@ -269,11 +342,15 @@ function accessFinding(
   kind: 'pull' | 'push',
   { repository = '' }: Subject,
   actions: readonly ActionFacts[],
+  tried = false,
 ): Finding {
   const refused = actions.filter(({ allowed }) => !allowed);
   const [first] = refused;
-  if (first === undefined)
-    return ok(`iam.${kind}`, `They may ${kind} ${kind === 'pull' ? 'from' : 'to'} ${repository}.`);
+  if (first === undefined) {
+    const may = `They may ${kind} ${kind === 'pull' ? 'from' : 'to'} ${repository}`;
+    const untried = `${may}, if they may ecr:InitiateLayerUpload, which was not tried: it begins an upload.`;
+    return ok(`iam.${kind}`, tried ? untried : `${may}.`);
+  }
   const what = `They may not ${kind} ${kind === 'pull' ? 'from' : 'to'} ${repository}: ${refused.map(({ action }) => action).join(', ')}.`;
   const statements = joinStatements(refused.flatMap(({ statement }) => statement ?? []));
   const fix =
