@@ -10,6 +10,7 @@ import { join } from 'node:path';
 import { after, before, describe, it } from 'node:test';
 import { start, type Berth } from '../../src/compose.ts';
 import { readConfig } from '../../src/config.ts';
+import { FAULTS } from '../../src/domain/faults.ts';
 import { createLog } from '../../src/lib/log.ts';
 import { presignUrl, signRequest, type Credentials } from '../../src/lib/sigv4.ts';
 
@@ -263,6 +264,18 @@ describe('a push, a pull and refusals', () => {
         [],
       );
     }
+  });
+
+  it('the alert about failures knows them by all their names', async () => {
+    const alerts = await readFile(new URL('../../docs/operations/prometheus.yml', import.meta.url), 'utf8');
+    const [, pattern = ''] = /berth_requests_total\{result=~"([^"]+)"\}/.exec(alerts) ?? [];
+    const failures = Object.entries(FAULTS).flatMap(([code, { aws, query }]) =>
+      aws >= 500 && code !== 'OperationNotBuilt' ? [code, query[0]] : [],
+    );
+    assert.deepEqual(
+      failures.length > 3 ? failures.filter((it) => !new RegExp(`^(${pattern})$`).test(it)) : ['none'],
+      [],
+    );
   });
 
   it('the audit log has every call, in order, and no challenge or probe', () => {
