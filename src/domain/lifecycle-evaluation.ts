@@ -93,12 +93,14 @@ export function* evaluateLifecycleInSteps(
   const set = yield* arrangeImages(images);
   const marking = yield* mark(rules, set, now);
   const fates = yield* decide(rules, set, marking);
+  const done = placesDone(set, fates);
   const fateAt = (place: number): ImageFate | undefined => {
     const rule = rules[fates.ruleOf[place] ?? UNOWNED]?.rule;
     if (rule === undefined) return undefined;
     const action = actionOf(rule);
-    const indexes = indexesInTheWay(set, place, action).map(set.digestAt);
-    return { rulePriority: rule.rulePriority, action, indexes };
+    const indexes = indexesInTheWay(set, place, action);
+    const makesWay = indexes.length > 0 && indexes.every((index) => done[index] === 1);
+    return { rulePriority: rule.rulePriority, action, indexes: indexes.map(set.digestAt), makesWay };
   };
   return {
     actions: sequence(fates.acting, (place) => describe(set, place, fateAt(place))),
@@ -111,7 +113,7 @@ export function* evaluateLifecycleInSteps(
         indexes,
       };
     }),
-    unfinished: isUnfinished(rules, set, fates),
+    unfinished: isUnfinished(rules, set, fates, done),
     explain: (digest) => {
       const place = set.placeOf(digest);
       if (place === undefined) return undefined;
@@ -264,14 +266,19 @@ function decideGroup(
   }
 }
 
+/** 1 where an image is acted on; empty when none waits for that. */
+function placesDone(set: ImageSet, { acting, blocked }: Fates): Uint8Array {
+  const done = new Uint8Array(blocked.length === 0 ? 0 : set.size);
+  if (blocked.length > 0) for (const place of acting) done[place] = 1;
+  return done;
+}
+
 function isUnfinished(
   rules: readonly CompiledRule[],
   set: ImageSet,
-  { acting, blocked, ruleOf }: Fates,
+  { blocked, ruleOf }: Fates,
+  done: Uint8Array,
 ): boolean {
-  if (blocked.length === 0) return false;
-  const done = new Uint8Array(set.size);
-  for (const place of acting) done[place] = 1;
   for (const place of blocked) {
     const rule = rules[ruleOf[place] ?? UNOWNED]?.rule;
     if (rule !== undefined && indexesInTheWay(set, place, actionOf(rule)).every((index) => done[index] === 1))

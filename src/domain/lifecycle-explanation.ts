@@ -48,6 +48,8 @@ export interface ImageFate {
   readonly action: 'EXPIRE' | 'TRANSITION';
   /** indexes in the way; none when the action is taken */
   readonly indexes: readonly string[];
+  /** they are acted on by this run, so that the run right after it decides again */
+  readonly makesWay: boolean;
 }
 
 /** entries of a tag list spelled out in one sentence */
@@ -94,14 +96,15 @@ function explainReferrer(digest: string, subject: string, fate: ImageFate | unde
 }
 
 function outcome(
-  { action, indexes }: ImageFate,
+  { action, indexes, makesWay }: ImageFate,
   who: string,
 ): Pick<LifecycleExplanation, 'verdict' | 'reason' | 'keptBy'> {
   const verb = action === 'EXPIRE' ? 'expire' : 'archive';
   if (indexes.length === 0) return { verdict: action, reason: `${who} ${verb}s it.` };
   const until = action === 'EXPIRE' ? 'gone' : 'archived or gone';
+  const next = makesWay ? ', which it is after this run; the next comes at once' : '';
   const needed = indexes.length === 1 ? indexes[0] : `${indexes[0]} and ${indexes.length - 1} more`;
-  const reason = `${who} would ${verb} it, but it is a member of ${needed}; it stays until that is ${until}.`;
+  const reason = `${who} would ${verb} it, but it is a member of ${needed}; it stays until that is ${until}${next}.`;
   return { verdict: 'KEEP', reason, keptBy: { kind: 'INDEX', digests: indexes } };
 }
 
