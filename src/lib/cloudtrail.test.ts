@@ -202,6 +202,8 @@ describe('audit records', () => {
       imageIds: Array.from({ length: 200 }, (_, i) => ({ imageTag: String(i) })),
       NewPassword: 'hunter2',
       nextToken: 'hunter2',
+      MinimumPasswordLength: 12,
+      AllowUsersToChangePassword: true,
       WebIdentityToken: 'hunter2',
       nested: { secretString: { value: 'hunter2' } },
     };
@@ -218,6 +220,8 @@ describe('audit records', () => {
         imageIds: 100,
         newPassword: 'HIDDEN_DUE_TO_SECURITY_REASONS',
         nextToken: 'HIDDEN_DUE_TO_SECURITY_REASONS',
+        minimumPasswordLength: 12,
+        allowUsersToChangePassword: true,
         webIdentityToken: 'HIDDEN_DUE_TO_SECURITY_REASONS',
         nested: { secretString: 'HIDDEN_DUE_TO_SECURITY_REASONS' },
       },

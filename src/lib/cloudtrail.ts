@@ -109,6 +109,9 @@ export interface ActivationServiceEvent extends ServiceEventSubject {
 /** CloudTrail's own words for what it does not show. */
 const HIDDEN = '"HIDDEN_DUE_TO_SECURITY_REASONS"';
 const SECRET_NAME = /secret|password|token|assertion/i;
+/** Rules about passwords, which are none. */
+const PASSWORD_RULE =
+  /^(minimumPasswordLength|maxPasswordAge|passwordReusePrevention|allowUsersToChangePassword|passwordResetRequired)$/i;
 
 const TEXT_CHARACTERS_MAX = 16_384;
 const LIST_ITEMS_MAX = 100;
@@ -375,7 +378,7 @@ function resourceOf(arn: string): { readonly json: string; readonly account: str
 function createParameters(): (value: unknown, depth: number) => string {
   const names = new Remembered((name) => ({
     json: `${quote(name.slice(0, 1).toLowerCase() + name.slice(1))}:`,
-    secret: SECRET_NAME.test(name),
+    secret: SECRET_NAME.test(name) && !PASSWORD_RULE.test(name),
   }));
   const render = (value: unknown, depth: number): string => {
     if (typeof value === 'string') {
