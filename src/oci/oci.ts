@@ -59,6 +59,10 @@ async function answer(services: OciServices, exchange: Exchange): Promise<void> 
     { account: principal.account, region: token.region },
     services.isRegion,
   );
+  const { namespace } = scope;
+  // The specification (after 1.1) wants it said again. It is the client's text, and a header takes only some characters.
+  if (namespace !== undefined && /^[!-~]+$/.test(namespace))
+    exchange.response.setHeader('OCI-Namespace', namespace);
   if (target.kind === 'base') return answerBase(exchange);
   const facts = {
     requestId: exchange.requestId,

@@ -69,8 +69,8 @@ describe('the registry of a request', () => {
   const cases: [host: string, namespace: string | undefined, expected: unknown][] = [
     ['localhost', undefined, token],
     ['localhost', east, { account, region: 'us-east-1', namespace: east }],
-    ['localhost', '000000000000.dkr.ecr.us-east-1.example.com', token],
     ['localhost', 'docker.io', token],
+    [east, east, { account, region: 'us-east-1' }],
     ['localhost', '', token],
     [east, `999999999999.dkr.ecr.us-east-1.example.com`, { account, region: 'us-east-1' }],
     [west, undefined, refusal],

@@ -5,7 +5,7 @@ import { isAccountId } from '../domain/names.ts';
 export interface Scope {
   readonly account: string;
   readonly region: string;
-  /** What `?ns=` said, when only that makes it another registry than the token's. */
+  /** What `?ns=` said, when that decided. */
   readonly namespace?: string;
 }
 
@@ -59,6 +59,5 @@ export function resolveScope(
       `Your authorization token was issued for region ${token.region} and cannot be used in region ${named.region}.`,
     );
   }
-  const byNamespace = ofHost === undefined && namespace !== undefined && named.account !== token.account;
-  return byNamespace ? { ...named, namespace } : named;
+  return ofHost === undefined && namespace !== undefined ? { ...named, namespace } : named;
 }

@@ -175,8 +175,21 @@ describe('the registry asked for', () => {
       { path: list, headers: { Host: `${ACCOUNT}.dkr-ecr-fips.${REGION}.on.aws` } },
       found,
     ],
-    ['is that of ns=', { path: `${list}?ns=${host(ACCOUNT, REGION)}` }, found],
-    ['is not that of a foreign ns=', { path: `${list}?ns=docker.io` }, found],
+    [
+      'is that of ns=, and the answer says so',
+      { path: `${list}?ns=${host(ACCOUNT, REGION)}` },
+      { ...found, headers: { 'OCI-Namespace': host(ACCOUNT, REGION), 'Content-Type': 'application/json' } },
+    ],
+    [
+      'is that of ns=, whatever else that has',
+      { path: `${list}?ns=${host(ACCOUNT, REGION)}%0d%0aX:y` },
+      { ...found, headers: { 'OCI-Namespace': undefined } },
+    ],
+    [
+      'is not that of a foreign ns=',
+      { path: `${list}?ns=docker.io` },
+      { ...found, headers: { 'OCI-Namespace': undefined } },
+    ],
     [
       'of another region is refused',
       { path: list, headers: { Host: host(ACCOUNT, 'eu-west-1') } },
