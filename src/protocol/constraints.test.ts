@@ -159,6 +159,12 @@ const QUERY: readonly (readonly [
   ],
   [
     'iam',
+    'CreatePolicy',
+    'PolicyName=a&PolicyDocument=%E2%82%AC',
+    'The specified value for policyDocument is invalid. It must contain only printable ASCII characters.',
+  ],
+  [
+    'iam',
     'UpdateAccessKey',
     `AccessKeyId=${'A'.repeat(16)}&Status=On`,
     "1 validation error detected: Value at 'status' failed to satisfy constraint: Member must satisfy enum value set",

@@ -230,6 +230,8 @@ function iamSentence({ kind, path, shape }: Violation): string | undefined {
       return `${prefix}It must begin with the / character and contain only alphanumeric characters and/or / characters.`;
     case 'accessKeyIdType':
       return `${prefix}It must contain only alphanumeric characters.`;
+    case 'policyDocumentType':
+      return `${prefix}It must contain only printable ASCII characters.`;
     default:
       return undefined;
   }
