@@ -89,6 +89,10 @@ export function assumeRoleWithWebIdentity(
           ...(sourceIdentity === undefined ? [] : [['sts:sourceidentity', sourceIdentity] as const]),
         ]),
       };
+      // As CloudTrail names them.
+      const id = `${arn}:${verified.audience}:${verified.subject}`;
+      const who = { caller: { ...subject.caller, id }, accessKeyId: '', userName: verified.subject };
+      context.identify?.(who, input.RoleArn);
       const actions = ['sts:AssumeRoleWithWebIdentity'];
       if (passed.tags.length > 0) actions.push('sts:TagSession');
       if (sourceIdentity !== undefined) actions.push('sts:SetSourceIdentity');

@@ -100,7 +100,13 @@ describe('audit records', () => {
     assert.equal(record(refused)['responseElements'], null);
   });
 
-  const readers = ['ecr:ListImages', 'berth:FollowEvents', 'berth:ListDeadEvents', 'berth:ExplainImage'];
+  const readers = [
+    'ecr:ListImages',
+    'sts:AssumeRoleWithWebIdentity',
+    'berth:FollowEvents',
+    'berth:ListDeadEvents',
+    'berth:ExplainImage',
+  ];
   const writers = ['ecr:PutImage', 'berth:ReplayEvents', 'iam:CreateUser'];
   for (const [action, readOnly] of [
     ...readers.map((action) => [action, true] as const),

@@ -128,9 +128,9 @@ const SERVICE = 'ecr.amazonaws.com';
 const AUTHENTICATION =
   /^(IncompleteSignature|InvalidSignature|SignatureDoesNotMatch|UnrecognizedClient|InvalidClientTokenId|ExpiredToken|MissingAuthenticationToken|InvalidRegistryToken|ExpiredRegistryToken)/;
 
-/** Operations that change nothing. */
+/** Operations that change nothing: to CloudTrail those that hand out sessions are such. */
 const READ_ONLY =
-  /^(Get|List|Describe|Explain|Follow|Batch(Get|Check)|Check|Verify|Preview|Validate|Simulate|Generate)/;
+  /^(AssumeRole|Get|List|Describe|Explain|Follow|Batch(Get|Check)|Check|Verify|Preview|Validate|Simulate|Generate)/;
 
 /**
  * Makes the function that renders a call as one record without a line end. INVARIANT: no secret of a request comes in:
@@ -346,7 +346,12 @@ function userIdentity({ caller, accessKeyId, userName }: AuditedPrincipal): obje
     case 'service':
       return { type: 'AWSService', invokedBy: caller.serviceName };
     case 'web-identity':
-      return { type: 'WebIdentityUser', principalId, identityProvider: caller.federatedProvider };
+      return {
+        type: 'WebIdentityUser',
+        principalId,
+        userName,
+        identityProvider: caller.federatedProvider,
+      };
     default:
       return { type: 'AWSAccount', principalId: '', accountId: 'ANONYMOUS_PRINCIPAL' };
   }
@@ -364,7 +369,12 @@ function accountId(text: string | undefined): string {
 
 function resourceOf(arn: string): { readonly json: string; readonly account: string } {
   const [, , service, , account, name = ''] = arn.split(':');
-  const type = service === 'ecr' && name.startsWith('repository/') ? 'AWS::ECR::Repository' : undefined;
+  const type =
+    service === 'ecr' && name.startsWith('repository/')
+      ? 'AWS::ECR::Repository'
+      : service === 'iam' && name.startsWith('role/')
+        ? 'AWS::IAM::Role'
+        : undefined;
   return {
     account: accountId(account),
     json: JSON.stringify({ accountId: account || undefined, type, ARN: arn }),

@@ -83,6 +83,10 @@ export function contextOf<Caller>(
     secure: exchange.secure,
     userAgent: exchange.header('user-agent'),
     origin: exchange.origin,
+    identify: (principal, resource) => {
+      exchange.principal = principal;
+      exchange.resources = [resource];
+    },
   };
 }
 

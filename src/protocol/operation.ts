@@ -4,6 +4,8 @@
  * only its meaning.
  */
 
+import type { AuditedPrincipal } from '../lib/cloudtrail.ts';
+
 /** A value of the service model: what the shapes interpreter parses from and serialises to the wire. */
 export type Shape =
   | string
@@ -29,6 +31,8 @@ export interface OperationContext<Caller> {
   readonly userAgent: string | undefined;
   /** Scheme and authority the client reached, e.g. `http://localhost:7327`. */
   readonly origin: string;
+  /** Tells logs who asks, and for what, where that is known only by what the operation reads: a foreign token. */
+  readonly identify?: (who: AuditedPrincipal, resource: string) => void;
 }
 
 /** One thing an operation acts on. `resource` is an ARN or `*`; `keys` are condition keys, names lower-cased. */

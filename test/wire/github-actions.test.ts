@@ -5,7 +5,7 @@
  */
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { mkdtemp, rm } from 'node:fs/promises';
+import { mkdtemp, readFile, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { after, before, test } from 'node:test';
@@ -325,4 +325,31 @@ test("a trust of GitHub's issuer that is for every repository is refused", async
   }
   await create('scoped', { StringLike: { [`${key}:sub`]: 'repo:octo-org/octo-repo:*' } });
   await create('immutable', { StringLike: { [`${key}:sub`]: 'repo:octo-org@65/octo-repo@74:ref:*' } });
+});
+
+test('the audit log says whose token it was, whether it was let in or not', async () => {
+  await configureByToken(jobToken('refs/heads/main'));
+  await assert.rejects(configureByToken(jobToken('refs/heads/other')));
+  const ofTokens = async (): Promise<Record<string, unknown>[]> =>
+    (await readFile(join(data, 'audit', 'audit-00000001.jsonl'), 'utf8'))
+      .split('\n')
+      .filter((line) => line.includes('"eventName":"AssumeRoleWithWebIdentity"'))
+      .map((line) => JSON.parse(line) as Record<string, unknown>);
+  let records: Record<string, unknown>[] = [];
+  // The newest is written within 200 ms.
+  while (!JSON.stringify(records).includes('refs/heads/other')) records = await ofTokens();
+  const provider = `arn:aws:iam::${ACCOUNT}:oidc-provider/${issuer.host}`;
+  const shown = records
+    .slice(-2)
+    .map(({ userIdentity, errorCode, resources }) => ({ userIdentity, errorCode, resources }));
+  const of = (ref: string) => {
+    const userName = `repo:octo-org/octo-repo:ref:${ref}`;
+    const principalId = `${provider}:sts.amazonaws.com:${userName}`;
+    return { type: 'WebIdentityUser', principalId, userName, identityProvider: provider };
+  };
+  const resources = [{ accountId: ACCOUNT, type: 'AWS::IAM::Role', ARN: roleArn('deploy') }];
+  assert.deepEqual(shown, [
+    { userIdentity: of('refs/heads/main'), errorCode: undefined, resources },
+    { userIdentity: of('refs/heads/other'), errorCode: 'AccessDenied', resources },
+  ]);
 });
