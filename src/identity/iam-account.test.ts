@@ -294,6 +294,19 @@ await onEveryStore(
         for (const [i, action] of actions.entries()) {
           assert.equal(answers[i]?.['EvalDecision'] === 'allowed', await may(key, action, resource), action);
         }
+        // Of two policies of one name, the one that says so.
+        const PolicyDocument = `\n\n${policyText([allow('ecr:ListImages')])}`;
+        await f.call('PutGroupPolicy', { GroupName: 'simulants', PolicyName: 'inline', PolicyDocument });
+        const [listing] = await results('SimulatePrincipalPolicy', {
+          PolicySourceArn: arnOf('user/sim'),
+          ActionNames: ['ecr:ListImages'],
+        });
+        const matched = JSON.stringify(listing?.['MatchedStatements']);
+        assert.match(
+          matched,
+          /^\[\{"SourcePolicyId":"inline","SourcePolicyType":"IAM Policy","StartPosition":\{"Line":3,/,
+        );
+        assert.equal(matched.match(/SourcePolicyId/g)?.length, 1);
         const [group] = await results('SimulatePrincipalPolicy', {
           PolicySourceArn: arnOf('group/simulants'),
           ActionNames: ['ecr:BatchGetImage'],

@@ -204,13 +204,9 @@ function simulate(
   const context = readContext(input.ContextEntries);
   const pairs = actions.flatMap((action) => resources.map((resource) => ({ action, resource })));
   const { items, page } = pageOfAll(pairs, input);
-  const policies = [
-    ...simulation.identity,
-    ...[simulation.boundary, simulation.resource].filter((each) => each !== undefined),
-  ];
+  const { numbered, policies, sources } = numberPolicies(simulation);
   const missing = contextKeysOf(policies).filter((key) => !context.has(key.toLowerCase()));
   const owner = input.ResourceOwner && /([0-9]{12})(?::root)?$/.exec(input.ResourceOwner)?.[1];
-  const spans = new Map(policies.map(({ name, text }) => [name, statementSpans(text)]));
   return {
     EvaluationResults: items.map(({ action, resource }) => {
       const request: AccessRequest = {
@@ -220,11 +216,44 @@ function simulate(
         resourceAccount: owner || resource.split(':')[4] || simulation.caller.account,
         context,
       };
-      const explanation = evaluate(request, simulation).explain();
-      return showResult(request, explanation, { missing, spans, simulation });
+      const explanation = evaluate(request, numbered).explain();
+      return showResult(request, explanation, { missing, sources, simulation });
     }),
     ...page,
   };
+}
+
+/** A policy as results show it. */
+interface Source {
+  readonly name: string;
+  readonly spans: readonly Span[];
+}
+
+/**
+ * The simulation with its policies under numbers. WHY: a user and its groups may have inline policies of one name, and places
+ * are told of the right one. `#` begins no name, so that those of control policies are none of these.
+ */
+function numberPolicies(simulation: Simulation): {
+  readonly numbered: Simulation;
+  readonly policies: readonly SimulatedPolicy[];
+  readonly sources: ReadonlyMap<string, Source>;
+} {
+  const policies: SimulatedPolicy[] = [];
+  const sources = new Map<string, Source>();
+  const number = (policy: SimulatedPolicy): SimulatedPolicy => {
+    const name = `#${policies.length}`;
+    policies.push(policy);
+    sources.set(name, { name: policy.name, spans: statementSpans(policy.text) });
+    return { ...policy, name };
+  };
+  const { identity, boundary, resource } = simulation;
+  const numbered = {
+    ...simulation,
+    identity: identity.map(number),
+    boundary: boundary && number(boundary),
+    resource: resource && number(resource),
+  };
+  return { numbered, policies, sources };
 }
 
 const DECISIONS = {
@@ -238,11 +267,11 @@ function showResult(
   explanation: Explanation,
   {
     missing,
-    spans,
+    sources,
     simulation,
   }: {
     readonly missing: readonly string[];
-    readonly spans: ReadonlyMap<string, readonly Span[]>;
+    readonly sources: ReadonlyMap<string, Source>;
     readonly simulation: Simulation;
   },
 ): iam.EvaluationResult {
@@ -252,11 +281,13 @@ function showResult(
   const matched =
     decision === 'implicitDeny'
       ? []
-      : policies.flatMap(({ name, statements }) =>
-          statements
-            .filter((statement) => statement.matched && statement.effect === decisive && spans.has(name))
-            .map(({ index }) => showStatement(name, spans.get(name)?.[index])),
-        );
+      : policies.flatMap(({ name, statements }) => {
+          const source = sources.get(name);
+          if (source === undefined) return [];
+          return statements
+            .filter((statement) => statement.matched && statement.effect === decisive)
+            .map(({ index }) => showStatement(source.name, source.spans[index]));
+        });
   const { boundary, serviceControl } = simulation;
   const details: Pick<iam.EvaluationResult, 'PermissionsBoundaryDecisionDetail'> =
     boundary === undefined
