@@ -92,6 +92,15 @@ export function tagsTests(openTestRegistry: OpenTestRegistry): void {
     await t.call('TagResource', { resourceArn, tags: tags.slice(1) });
   });
 
+  test('a request may name any number of keys', async () => {
+    await using t = await openTestRegistry();
+    await t.call('CreateRepository', { repositoryName: 'app', tags: [tag('a'), tag('k7')] });
+    const tagKeys = Array.from({ length: 70_000 }, (_, i) => `k${i}`);
+    await t.call('UntagResource', { resourceArn: arnOf('app'), tagKeys });
+    const { tags } = await t.call<{ tags: object[] }>('ListTagsForResource', { resourceArn: arnOf('app') });
+    assert.deepEqual(tags, [tag('a')]);
+  });
+
   test('the quota counts what is there, not what is sent', async () => {
     await using t = await openTestRegistry({ resourceTagsMax: 3 });
     const tooMany = `TooManyTagsException: The list of tags on the repository is over the limit. The maximum number of tags that can be applied to a repository is 3.`;

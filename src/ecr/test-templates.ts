@@ -225,6 +225,15 @@ export function templatesTests(openTestRegistry: OpenTestRegistry): void {
       await t.fault('DescribeRepositoryCreationTemplates', { prefixes: ['a'], maxResults: 2 }),
       at('maxResults', 'Member must not be specified together with prefixes'),
     );
+    const prefixes = Array.from({ length: 70_000 }, (_, i) => `x${i}`);
+    const many = await t.call<{ repositoryCreationTemplates: Template[] }>(
+      'DescribeRepositoryCreationTemplates',
+      { prefixes: [...prefixes, 'b', 'c'] },
+    );
+    assert.deepEqual(
+      many.repositoryCreationTemplates.map(({ prefix }) => prefix),
+      ['b', 'c/'],
+    );
   });
 
   test('the longest prefix for the scenario makes a repository', async () => {

@@ -289,12 +289,15 @@ async function untagRepository(
   input: { readonly address: RepositoryAddress; readonly keys: readonly string[] },
 ): Promise<void> {
   const { id } = await requireRow(tx, input.address);
-  if (input.keys.length === 0) return;
-  await tx
-    .deleteFrom('repository_tag')
+  // WHY those that are there: the API sets no limit to the keys of a request, a database does.
+  const present = await tx
+    .selectFrom('repository_tag')
+    .select('key')
     .where('repository_id', '=', id)
-    .where('key', 'in', input.keys)
     .execute();
+  const unwanted = new Set(input.keys);
+  for (const { key } of present.filter((tag) => unwanted.has(tag.key)))
+    await tx.deleteFrom('repository_tag').where('repository_id', '=', id).where('key', '=', key).execute();
 }
 
 /**

@@ -30,6 +30,9 @@ export interface TemplateRecord extends RegistryAddress {
 
 type Row = Schema['creation_template'];
 
+/** Beyond these all templates of the registry are read. */
+const PREFIXES_SOUGHT_MAX = 500;
+
 /** What a template is known by: a closing slash is implied, so it makes no difference. */
 function keyOf(prefix: string): string {
   return prefix.endsWith('/') ? prefix.slice(0, -1) : prefix;
@@ -103,9 +106,11 @@ export async function findTemplates(
   prefixes: readonly string[],
 ): Promise<TemplateRecord[]> {
   if (prefixes.length === 0) return [];
-  const keys = [...new Set(prefixes.map(keyOf))];
-  const rows = await selectTemplates(read, registry).where('key', 'in', keys).orderBy('key').execute();
-  return rows.map(recordOf);
+  const keys = new Set(prefixes.map(keyOf));
+  let query = selectTemplates(read, registry).orderBy('key');
+  // WHY: the API sets no limit to the prefixes of a request, a database does. A registry has few templates.
+  if (keys.size <= PREFIXES_SOUGHT_MAX) query = query.where('key', 'in', [...keys]);
+  return (await query.execute()).filter(({ key }) => keys.has(key)).map(recordOf);
 }
 
 /**
