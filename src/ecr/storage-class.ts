@@ -15,7 +15,7 @@ export function createStorageClassOperations(services: EcrServices) {
     UpdateImageStorageClassResponse
   > = {
     notCovered:
-      'An archived image takes as much room as before, and there is no least time in the archive. A restore takes a minute.',
+      'An archived image takes as much room as before, and there is no least time in the archive. A restore takes a minute, and is not refused when the repository is full.',
     access: checkRepository('UpdateImageStorageClass'),
     async run(input, context) {
       const { imageId, targetStorageClass } = input;
