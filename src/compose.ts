@@ -22,7 +22,13 @@ import {
 } from './registry/registry.ts';
 import { SHARES_PORTS, type TlsPair } from './server.ts';
 import { createServing, openGuardrails, type Serving } from './serving.ts';
-import { openPostgresStore, openSqliteStore, type SharedSqlite, type Store } from './store/store.ts';
+import {
+  isRestoring,
+  openPostgresStore,
+  openSqliteStore,
+  type SharedSqlite,
+  type Store,
+} from './store/store.ts';
 import type { WorkerData } from './worker.ts';
 import { startWorkers, type Workers } from './workers.ts';
 
@@ -84,6 +90,8 @@ export async function start(config: Config, surroundings: Surroundings): Promise
     }),
   );
   try {
+    if (await isRestoring(store.read))
+      throw new Error('a restore into the database did not end: run "berth restore" again to finish it');
     const firstCredentials = await openAccount(config, store, ring, surroundings);
     if (threads > 1) {
       const { shared } = opened;

@@ -137,6 +137,12 @@ async function readCounters(tx: Reader, engine: Store['engine']): Promise<Counte
   return Object.fromEntries(rows.map(({ name, value }) => [name, value]));
 }
 
+/** Whether a restore began to fill the database and has not ended. */
+export async function isRestoring(read: Reader): Promise<boolean> {
+  const rows = await read.selectFrom('revision').select('value').where('subject', '=', RESTORING).execute();
+  return rows.length > 0;
+}
+
 /**
  * Makes the database ready to be filled. Content that a broken-off restore left is removed; other content is not: then
  * `occupied` names a table that has some.

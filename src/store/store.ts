@@ -16,7 +16,7 @@ export type { Reader, Transaction, Tx } from './transaction.ts';
 export type { TransactionInput, TransactionName, TransactionOutput } from './transactions.ts';
 export { prepareResolve } from './aliases.ts';
 export type { Counters, Row, Value } from './backup.ts';
-export { exportTables, listTables, SCHEMA_VERSION } from './backup.ts';
+export { exportTables, isRestoring, listTables, SCHEMA_VERSION } from './backup.ts';
 export type { NeedingImage, PendingUpload, StoredCopy, StoredImage } from './check.ts';
 export {
   checkSqliteFile,

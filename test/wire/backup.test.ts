@@ -26,6 +26,7 @@ import { createMain, type Surroundings } from '../../src/cli/cli.ts';
 import { start } from '../../src/compose.ts';
 import { readConfig } from '../../src/config.ts';
 import { createLog } from '../../src/lib/log.ts';
+import { listTables, openSqliteStore } from '../../src/store/store.ts';
 import { findPostgres, startPostgres } from '../postgres.ts';
 
 const OCI_IMAGE = 'application/vnd.oci.image.manifest.v1+json';
@@ -378,6 +379,16 @@ test('a restore that was broken off is begun again and keeps what it copied', as
   assert.equal((await stat(kept)).ino, ino);
   assert.deepEqual((await readdir(other)).sort(), ['berth.db', 'berth.lock', 'berth.pid', 'blobs', 'keys']);
   await run(['fsck', '--data', other], 0);
+});
+
+test('no server starts on a database that a restore has not filled to its end, from whatever directory', async () => {
+  await using place = await openPlace();
+  const { data } = place;
+  await mkdir(data, { recursive: true });
+  const store = await openSqliteStore({ file: join(data, 'berth.db') });
+  await store.transact('restore.begin', { tables: await listTables(store) });
+  await store.close();
+  await assert.rejects(serve(data), /a restore into the database did not end: run "berth restore" again/);
 });
 
 test('damage is named with who needs it, kept out of backups, and healed by a push after a repair', async () => {
