@@ -41,7 +41,30 @@ async function swallowFailure(tx: Tx, { id }: { id: string }): Promise<string> {
   return 'done';
 }
 
-const REGISTRY = { ...TRANSACTIONS, breakConnection, breakCommits, repairCommits, swallowFailure } as const;
+/** An increment that takes long: whoever writes meanwhile makes it fail. */
+async function incrementSlowly(tx: Tx, { subject }: { subject: string }): Promise<number> {
+  const { value } = await tx
+    .selectFrom('revision')
+    .select('value')
+    .where('subject', '=', subject)
+    .executeTakeFirstOrThrow();
+  await sql`select pg_sleep(0.05)`.execute(tx);
+  await tx
+    .updateTable('revision')
+    .set({ value: value + 1 })
+    .where('subject', '=', subject)
+    .execute();
+  return value + 1;
+}
+
+const REGISTRY = {
+  ...TRANSACTIONS,
+  incrementSlowly,
+  breakConnection,
+  breakCommits,
+  repairCommits,
+  swallowFailure,
+} as const;
 
 function specificTests(server: () => Postgres): void {
   let store: StoreOf<typeof REGISTRY>;
@@ -77,6 +100,22 @@ function specificTests(server: () => Postgres): void {
     await assert.rejects(store.transact('breakConnection', input), UNAVAILABLE);
     assert.equal(input.runs, 1);
     await store.transact('repairCommits', null);
+  });
+
+  test('a transaction that others keep getting in the way of gets its turn', async () => {
+    await store.transact('increment', { subject: 's' });
+    let done = false;
+    let count = 1;
+    const others = Array.from({ length: 4 }, async () => {
+      while (!done) {
+        await store.transact('increment', { subject: 's' });
+        count += 1;
+      }
+    });
+    const slow = await store.transact('incrementSlowly', { subject: 's' }).finally(() => (done = true));
+    await Promise.all(others);
+    assert.ok(slow > 1 && slow <= count + 1, `${slow} of ${count}`);
+    assert.equal(await store.transact('increment', { subject: 's' }), count + 2);
   });
 
   test('a transaction that goes on after a failed statement fails', async () => {

@@ -28,6 +28,8 @@ const IDLE_IN_TRANSACTION_MS = 60_000;
 const CONFLICT_TRIES_MAX = 25;
 const VIOLATION_TRIES_MAX = 5;
 const CONNECTION_TRIES_MAX = 3;
+/** After so many conflicts one after the other a transaction runs alone. */
+const CONFLICTS_BESIDE_MAX = 6;
 /** The pause before another try is random, up to a bound that doubles with every try between these. */
 const PAUSE_MIN_MS = 4;
 const PAUSE_MAX_MS = 250;
@@ -56,7 +58,7 @@ export async function openPostgres<R extends Registry>(
   const readPool = openPool(options.url, { max: Math.max(1, poolMax - writersMax), onConnect: forbidWrites });
   const writers = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: writePool }) });
   const read = new Kysely<Schema>({ dialect: new PostgresDialect({ pool: guard(readPool) }) });
-  const lane = createLane();
+  const tries = new Tries();
   const inFlight = new Set<Promise<unknown>>();
   let closing: Promise<void> | undefined;
   let prepared = 0;
@@ -74,7 +76,7 @@ export async function openPostgres<R extends Registry>(
     if (closing !== undefined) return Promise.reject(unavailable('The registry is shutting down'));
     if (!Object.hasOwn(registry, name)) return Promise.reject(new Error(`there is no transaction ${name}`));
     const transaction = registry[name] as unknown as Transaction<unknown, OutputOf<R, Name>>;
-    const running = runUntilSerialised(writers, lane, transaction, input);
+    const running = runUntilSerialised(writers, tries, transaction, input);
     inFlight.add(running);
     return running.finally(() => inFlight.delete(running));
   };
@@ -187,39 +189,64 @@ function guard(pool: Pool): PostgresPool {
   };
 }
 
-/** Runs what it is given, one after the other. */
-type Lane = <T>(work: () => Promise<T>) => Promise<T>;
+/** How the tries of transactions of this process go past each other. */
+class Tries {
+  readonly #running = new Set<Promise<unknown>>();
+  #last: Promise<unknown> = Promise.resolve();
+  #alone: Promise<unknown> | undefined;
 
-function createLane(): Lane {
-  let last: Promise<unknown> = Promise.resolve();
-  return (work) => {
-    const turn = last.then(work);
-    last = turn.catch(ignore);
+  /** Beside all others. */
+  async beside<T>(run: () => Promise<T>): Promise<T> {
+    while (this.#alone !== undefined) await this.#alone;
+    const running = run();
+    this.#running.add(running);
+    return await running.finally(() => this.#running.delete(running));
+  }
+
+  /** One after the other of those that conflicted; beside first tries. */
+  inTurn<T>(run: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(() => this.beside(run));
+    this.#last = turn.catch(ignore);
     return turn;
-  };
+  }
+
+  /** As {@link inTurn}, and first tries wait until it is over. */
+  alone<T>(run: () => Promise<T>): Promise<T> {
+    const turn = this.#last.then(() => {
+      const alone = Promise.allSettled(this.#running).then(run);
+      this.#alone = alone.catch(ignore);
+      return alone.finally(() => (this.#alone = undefined));
+    });
+    this.#last = turn.catch(ignore);
+    return turn;
+  }
 }
 
 /**
- * Runs a transaction until it commits, its own refusal, or there is no more point in trying. WHY in the lane after a conflict:
- * many at once would be in each other's way until their tries are used up; one at a time they meet only those that just came.
+ * Runs a transaction until it commits, its own refusal, or there is no more point in trying. WHY in turn after a conflict: many
+ * at once would be in each other's way until their tries are used up; one at a time they meet only those that just came. A long
+ * one may meet some each time: after a few tries it meets only those of other processes.
  */
 async function runUntilSerialised<Output>(
   writers: Kysely<Schema>,
-  lane: Lane,
+  tries: Tries,
   transaction: Transaction<unknown, Output>,
   input: unknown,
 ): Promise<Output> {
   const run = (): Promise<Attempt<Output>> => runOnce(writers, transaction, input);
-  let conflicting = false;
-  for (let tries = 1; ; tries++) {
-    const attempt: Attempt<Output> = await (conflicting ? lane(run) : run());
+  let conflicts = 0;
+  for (let count = 1; ; count++) {
+    const attempt: Attempt<Output> =
+      conflicts === 0
+        ? await tries.beside(run)
+        : await (conflicts < CONFLICTS_BESIDE_MAX ? tries.inTurn(run) : tries.alone(run));
     if ('output' in attempt) return attempt.output;
-    if (tries >= triesMax(attempt))
+    if (count >= triesMax(attempt))
       throw sqlState(attempt.error) === READ_ONLY
         ? unavailable('The metadata database is read-only')
         : translate(attempt.error);
-    conflicting = isConflict(attempt.error) || isViolation(attempt.error);
-    await delay(randomInt(Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** tries)) + 1);
+    conflicts = isConflict(attempt.error) || isViolation(attempt.error) ? conflicts + 1 : 0;
+    await delay(randomInt(Math.min(PAUSE_MAX_MS, PAUSE_MIN_MS * 2 ** count)) + 1);
   }
 }
 
