@@ -4,6 +4,7 @@ import { Readable } from 'node:stream';
 import { after, before, test } from 'node:test';
 import {
   CreateAccessKeyCommand,
+  CreateRoleCommand,
   CreateUserCommand,
   IAMClient,
   PutUserPolicyCommand,
@@ -177,6 +178,38 @@ What would allow it:
 `),
     out,
   );
+});
+
+test('access: becoming a role is judged by its trust policy too', async () => {
+  const { AWS_ACCESS_KEY_ID: accessKeyId = '', AWS_SECRET_ACCESS_KEY: secretAccessKey = '' } = machine.env;
+  const credentials = { accessKeyId, secretAccessKey };
+  const iam = new IAMClient({ endpoint: machine.endpoint, region: REGION, credentials });
+  const trusting = (Principal: object): string =>
+    JSON.stringify({
+      Version: '2012-10-17',
+      Statement: [{ Effect: 'Allow', Principal, Action: 'sts:AssumeRole' }],
+    });
+  const make = async (RoleName: string, principal: object) => {
+    const AssumeRolePolicyDocument = trusting(principal);
+    await iam.send(new CreateRoleCommand({ RoleName, Path: '/x/', AssumeRolePolicyDocument }));
+  };
+  await make('people', { AWS: ACCOUNT });
+  await make('machines', { Service: 'ec2.amazonaws.com' });
+  const admin = `arn:aws:iam::${ACCOUNT}:user/admin`;
+  const ask = async (action: string, role: string, principal = admin) =>
+    await run(['explain', 'access', principal, action, `arn:aws:iam::${ACCOUNT}:role/${role}`]);
+  assert.equal((await ask('sts:AssumeRole', 'x/people')).code, 0);
+  const refused = await ask('sts:AssumeRole', 'x/machines');
+  assert.equal(refused.code, 1);
+  assert.match(refused.out, /\nWhy: No trust policy of the role allows it\.\n/);
+  for (const [action, role, principal] of [
+    ['sts:TagSession', 'x/people', admin],
+    ['sts:AssumeRole', 'x/absent', admin],
+    ['sts:AssumeRole', 'people', admin],
+    ['sts:AssumeRole', 'x/people', `arn:aws:iam::${ACCOUNT}:root`],
+  ] as const) {
+    assert.equal((await ask(action, role, principal)).code, 1, `${action} ${role} ${principal}`);
+  }
 });
 
 test('image: where it leads and who may pull', async () => {

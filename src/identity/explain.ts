@@ -6,6 +6,8 @@
 import { Fault } from '../domain/faults.ts';
 import type * as berth from '../model/berth-types.ts';
 import type { Operation } from '../protocol/protocol.ts';
+import type { Store } from '../store/store.ts';
+import { readNamedArn } from './arns.ts';
 import type { StsServices } from './sts-sessions.ts';
 import { readAction } from './actions.ts';
 import { readDenial } from './denials.ts';
@@ -14,7 +16,8 @@ import { explainImage } from './explain-image.ts';
 import type { ImageServices } from './explain-image.ts';
 import { foreignSubject, loadSubject, readSubjectArn } from './explain-subjects.ts';
 import { explainToken } from './explain-token.ts';
-import type { Principal } from './identity.ts';
+import type { Principal, ResourceSide } from './identity.ts';
+import { findNamedRole, trustSide } from './sts-sessions.ts';
 
 export type ExplainServices = Pick<StsServices, 'store' | 'keys' | 'identity'> & ImageServices;
 type Op<Input, Output> = Operation<Principal, Input, Output>;
@@ -88,7 +91,12 @@ function explainAccess({
         ? foreignSubject(principalArn, named.account)
         : await loadSubject(store, named, context.now);
       const check = { action, resource: resourceArn, keys: readContext(input) };
-      const { request, decision } = await identity.judge(subject, check, context);
+      const { request, decision } = await identity.judge(
+        subject,
+        check,
+        context,
+        await roleSide(store, action, resourceArn),
+      );
       const recorded = recordDecision(request, decision);
       const record = foreignPrincipal ? ownSideOf(recorded) : recorded;
       return {
@@ -100,6 +108,17 @@ function explainAccess({
       };
     },
   };
+}
+
+/** Who asks to become a role is judged by its trust policy as well, or there is no answer but a wrong one. */
+async function roleSide(
+  store: Store,
+  action: string,
+  resourceArn: string,
+): Promise<ResourceSide | undefined> {
+  const becomes = /^sts:(?:AssumeRole|TagSession|SetSourceIdentity)/.test(action);
+  if (!becomes || readNamedArn(resourceArn)?.type !== 'role') return undefined;
+  return await trustSide(store, await findNamedRole(store, resourceArn));
 }
 
 /** Somebody of another account at a resource of one's own: only the own side is explained. */
