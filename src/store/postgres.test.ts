@@ -104,15 +104,12 @@ function specificTests(server: () => Postgres): void {
 
   test('a transaction that others keep getting in the way of gets its turn', async () => {
     await store.transact('increment', { subject: 's' });
-    let done = false;
+    const done = new AbortController();
     let count = 1;
     const others = Array.from({ length: 4 }, async () => {
-      while (!done) {
-        await store.transact('increment', { subject: 's' });
-        count += 1;
-      }
+      for (; !done.signal.aborted; count += 1) await store.transact('increment', { subject: 's' });
     });
-    const slow = await store.transact('incrementSlowly', { subject: 's' }).finally(() => (done = true));
+    const slow = await store.transact('incrementSlowly', { subject: 's' }).finally(() => done.abort());
     await Promise.all(others);
     assert.ok(slow > 1 && slow <= count + 1, `${slow} of ${count}`);
     assert.equal(await store.transact('increment', { subject: 's' }), count + 2);
