@@ -1,5 +1,6 @@
 /** Writing to unfinished blobs under a claim that only one request holds, in whatever process. */
 import type { Readable } from 'node:stream';
+import { setTimeout as delay } from 'node:timers/promises';
 import { BlobNotFoundError, BlobSealedError, ByteLimitError, UploadBusyError } from '../blobs/blobs.ts';
 import { Fault, uploadNotFound } from '../domain/faults.ts';
 import { KeyUnavailableError } from '../lib/keyring.ts';
@@ -11,6 +12,9 @@ export type UploadName = TransactionInput<'upload.hold'>['upload'];
 export type Claim = Extract<TransactionOutput<'upload.claim'>, { outcome: 'claimed' }>;
 
 export function ignore(): void {}
+
+/** Between tries to give a claim up. */
+const GIVE_UP_MS = 500;
 
 /**
  * What the operating system says when files cannot be written or read now, and what the client is told: without paths. It
@@ -152,9 +156,28 @@ export async function whileHolding<T>(
     return await work(signal === undefined ? lost.signal : AbortSignal.any([signal, lost.signal]));
   } catch (error) {
     // WHY the outcome is passed over: the first error is what went wrong, and the claim runs out by itself.
-    await store.transact('upload.hold', { upload, writer, writerUntil: null }).catch(ignore);
+    await store
+      .transact('upload.hold', { upload, writer, writerUntil: null })
+      .catch(() => void giveUpLater(store, upload, writer));
     throw error;
   } finally {
     clearInterval(timer);
+  }
+}
+
+/** Tries to give a claim up when the database is back, for as long as the claim may last, so that the client can go on sooner. */
+async function giveUpLater(
+  store: RegistryContext['store'],
+  upload: UploadName,
+  writer: string,
+): Promise<void> {
+  for (let waited = 0; waited < LIMITS.uploadWriterMs; waited += GIVE_UP_MS) {
+    await delay(GIVE_UP_MS, undefined, { ref: false });
+    try {
+      await store.transact('upload.hold', { upload, writer, writerUntil: null });
+      return;
+    } catch {
+      // The next time.
+    }
   }
 }

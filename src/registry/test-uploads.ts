@@ -165,6 +165,32 @@ export function uploadsTests(open: OpenTestRegistry): void {
     assert.deepEqual(await t.registry.uploads.append(repository, id, streamOf('x'), {}), { id, size: 1 });
   });
 
+  test('a claim that could not be given up, the database being away, is given up when it is back', async () => {
+    const { id } = await t.registry.uploads.start(repository);
+    let failures = 0;
+    const away: typeof t.store.transact = (name, input) => {
+      if (name !== 'upload.hold' || failures === 2) return t.store.transact(name, input);
+      failures += 1;
+      return Promise.reject(new Fault('ServiceUnavailableException', 'away'));
+    };
+    const registry = t.another({ store: { ...t.store, transact: away } });
+    const broken = Readable.from(
+      (function* () {
+        yield Buffer.from('a');
+        throw new Error('the client left');
+      })(),
+    );
+    await assert.rejects(registry.uploads.append(repository, id, broken, {}));
+    const busy = { code: 'InvalidLayerPartException' };
+    await assert.rejects(t.registry.uploads.append(repository, id, streamOf('x'), {}), busy);
+    const goOn = () => t.registry.uploads.append(repository, id, streamOf('x'), {}).catch(() => undefined);
+    let done = await goOn();
+    while (done === undefined) done = await goOn();
+    assert.deepEqual(done, { id, size: 1 });
+    assert.equal(failures, 2);
+    await registry.close();
+  });
+
   test('another digest destroys the upload', async () => {
     const cases = [
       [false, new Fault('DigestInvalid', 'provided digest did not match uploaded content')],
