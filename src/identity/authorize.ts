@@ -2,7 +2,7 @@
 import { Fault } from '../domain/faults.ts';
 import { parseRepositoryArn } from '../domain/names.ts';
 import { denialMessage, evaluate } from '../policy/policy.ts';
-import type { AccessRequest, Decision, NamedPolicy } from '../policy/policy.ts';
+import type { AccessRequest, Caller, Decision, NamedPolicy } from '../policy/policy.ts';
 import type { AccessCheck } from '../protocol/protocol.ts';
 import {
   findAccessKey,
@@ -38,6 +38,9 @@ interface Resource extends ResourceSide {
   /** IAM users and roles: their permissions boundary */
   readonly boundaryArn?: string | undefined;
 }
+
+/** What is allowed and denied to whoever asks, and the condition keys that tell who it is. */
+type Grants = Omit<Subject, 'caller'>;
 
 const NO_TAGS: ReadonlyMap<string, string> = new Map();
 const ACCESS_KEY_ARN = /^arn:aws:iam::([0-9]{12}):access-key\/([A-Za-z0-9_]+)$/;
@@ -184,12 +187,12 @@ export function createAuthorizer({
   }
 
   async function judge(
-    subject: Subject,
+    caller: Caller,
+    grants: Grants,
     check: AccessCheck,
     facts: RequestFacts,
     side: ResourceSide | undefined,
   ): Promise<{ request: AccessRequest; decision: Decision }> {
-    const { caller } = subject;
     const resource: Resource =
       side === undefined ? await readResource(caller.account, check) : { ...side, arn: check.resource };
     const request: AccessRequest = {
@@ -197,14 +200,14 @@ export function createAuthorizer({
       action: check.action,
       resource: resource.arn,
       resourceAccount: resource.account,
-      context: whenAsked(() => contextOf(subject, check, facts, resource, organizationId)),
+      context: whenAsked(() => contextOf(grants, check, facts, resource, organizationId)),
       ...(side?.trust === true && { trustPolicy: true }),
     };
     const attached = await attachedPolicies(caller, check.action, facts.region, resource);
     const decision = evaluate(request, {
-      identity: subject.identityPolicies,
-      boundary: subject.boundary,
-      session: subject.sessionPolicies,
+      identity: grants.identityPolicies,
+      boundary: grants.boundary,
+      session: grants.sessionPolicies,
       resource: attached.length === 0 ? undefined : attached,
       serviceControl: guardrails.serviceControl(caller.account),
       resourceControl: RESOURCE_CONTROLLED.test(check.action)
@@ -225,18 +228,19 @@ export function createAuthorizer({
   }
 
   return {
-    judge,
+    judge: (subject, check, facts, side) => judge(subject.caller, subject, check, facts, side),
     async decide(principal, check, facts, side) {
-      return (await judge(subjectOf(await loadedOf(principal)), check, facts, side)).decision;
+      const loaded = await loadedOf(principal);
+      return (await judge(loaded.principal.caller, loaded, check, facts, side)).decision;
     },
     async decideFor(subject, check, facts, side) {
-      return (await judge(subject, check, facts, side)).decision;
+      return (await judge(subject.caller, subject, check, facts, side)).decision;
     },
     async authorize(principal, checks, facts, side) {
-      const subject = subjectOf(await loadedOf(principal));
+      const loaded = await loadedOf(principal);
       for (const check of checks) {
         refuseLimitedSession(principal, check);
-        const judged = await judge(subject, check, facts, side);
+        const judged = await judge(loaded.principal.caller, loaded, check, facts, side);
         const { request, decision } = judged;
         if (decision.allowed) continue;
         const shown = check.shownAs === undefined ? request : { ...request, resource: check.shownAs };
@@ -248,7 +252,7 @@ export function createAuthorizer({
     },
     async authorizeFor(subject, checks, facts, side, sentence) {
       for (const check of checks) {
-        const judged = await judge(subject, check, facts, side);
+        const judged = await judge(subject.caller, subject, check, facts, side);
         if (!judged.decision.allowed) refuse(judged, facts, sentence(check));
       }
     },
@@ -257,10 +261,6 @@ export function createAuthorizer({
 
 function unknownClient(): Fault {
   return new Fault('UnrecognizedClientException', 'The security token included in the request is invalid.');
-}
-
-function subjectOf({ principal, ...loaded }: LoadedPrincipal): Subject {
-  return { caller: principal.caller, ...loaded };
 }
 
 /**
@@ -287,13 +287,13 @@ function whenAsked(gather: () => ReadonlyMap<string, string | readonly string[]>
 
 /** Condition keys of one request, lower-cased (iam-sts.md §3.9). */
 function contextOf(
-  subject: Subject,
+  grants: Grants,
   check: AccessCheck,
   facts: RequestFacts,
   resource: Resource,
   organizationId: string | undefined,
 ): ReadonlyMap<string, string | readonly string[]> {
-  const context = new Map<string, string | readonly string[]>(subject.conditionKeys);
+  const context = new Map<string, string | readonly string[]>(grants.conditionKeys);
   const service = check.action.slice(0, check.action.indexOf(':'));
   context.set('aws:sourceip', facts.sourceIp);
   context.set('aws:securetransport', String(facts.secure));

@@ -16,7 +16,7 @@ import { NO_GUARDRAILS } from './guardrails.ts';
 import type { Guardrails } from './guardrails.ts';
 import { createPrincipals } from './principals.ts';
 import type { LoadedPrincipal } from './principals.ts';
-import { RecentMap } from './recent.ts';
+import { RecentMap } from '../lib/recent.ts';
 import { createRegistryRules, type RegistryRules } from './registries.ts';
 import { expiredToken, invalidToken, sealToken, unsealToken } from './registry-token.ts';
 import type { TokenContent } from './registry-token.ts';

@@ -4,7 +4,7 @@ import { IssuerError } from './issuer-fetch.ts';
 import type { IssuerFetch } from './issuer-fetch.ts';
 import { readIssuerKey } from './jwt.ts';
 import type { IssuerKey } from './jwt.ts';
-import { RecentMap } from './recent.ts';
+import { RecentMap } from '../lib/recent.ts';
 
 export interface Issuers {
   /**

@@ -18,7 +18,7 @@ import type { RoleRecord, Store, StoredGrants, TagRecord, UserRecord } from '../
 import type { Principal } from './identity.ts';
 import { assumedRoleArn, federatedUserArn, roleArn, rootArn, userArn } from './arns.ts';
 import { ADMINISTRATOR_ACCESS, MANAGED_POLICIES } from './managed-policies.ts';
-import { RecentMap } from './recent.ts';
+import { RecentMap } from '../lib/recent.ts';
 import { unsealSecret } from './secrets.ts';
 import type { Session } from './sessions.ts';
 

@@ -8,7 +8,7 @@ import type { CompiledPolicy } from '../policy/policy.ts';
 import { findRegistry, pageExclusions } from '../store/store.ts';
 import type { RegistryAddress, Store } from '../store/store.ts';
 import type { Principals } from './principals.ts';
-import { RecentMap } from './recent.ts';
+import { RecentMap } from '../lib/recent.ts';
 
 export interface RegistryRules {
   readonly policy: CompiledPolicy | undefined;

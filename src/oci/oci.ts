@@ -6,7 +6,7 @@ import { Fault, repositoryNotFound } from '../domain/faults.ts';
 import { repositoryArn } from '../domain/names.ts';
 import type { Exchange } from '../http/http.ts';
 import type { Principal, RequestFacts } from '../identity/identity.ts';
-import { challenge, readPassword } from './authenticate.ts';
+import { challenge, createPasswordReader } from './authenticate.ts';
 import { type OciServices, commonHeaders } from './call.ts';
 import { listRepositories } from './catalog.ts';
 import { beginsPush, createOnPush } from './create-on-push.ts';
@@ -30,19 +30,20 @@ export type OciDoorOptions = Omit<OciServices, 'idleMs'> & { readonly idleMs?: n
  */
 export function createOciDoor(options: OciDoorOptions): (exchange: Exchange) => Promise<void> {
   const services: OciServices = { ...options, idleMs: options.idleMs ?? LIMITS.idleSocketMs };
+  const readPassword = createPasswordReader();
   return async (exchange) => {
     try {
-      await answer(services, exchange);
+      const password = readPassword(exchange.request.headers.authorization);
+      if (password === undefined) challenge(exchange, commonHeaders(exchange));
+      else await answer(services, exchange, password);
     } catch (error) {
       sendFailure(exchange, error, services.onError);
     }
   };
 }
 
-async function answer(services: OciServices, exchange: Exchange): Promise<void> {
+async function answer(services: OciServices, exchange: Exchange, password: string): Promise<void> {
   const { registry, identity } = services;
-  const password = readPassword(exchange.request.headers.authorization);
-  if (password === undefined) return challenge(exchange, commonHeaders(exchange));
   const now = services.clock();
   const token = await identity.openRegistryToken(password, now).catch((error: unknown) => {
     describeRefused(exchange);

@@ -1,6 +1,6 @@
 /** The decision: all policies that concern a request, in IAM's order (iam-sts.md section 3), with its explanation. */
 import type { CompiledPolicy, Statement } from './document.ts';
-import { applies, makeQuery, mismatchOf, type AccessRequest, type Mismatch, type Query } from './match.ts';
+import { applies, mismatchOf, Query, type AccessRequest, type Mismatch } from './match.ts';
 import type { PrincipalKind } from './principals.ts';
 
 export interface NamedPolicy {
@@ -253,7 +253,7 @@ function explainPolicy(named: NamedPolicy, group: Group, query: Query): PolicyEx
 /** Decides one request. Pure and total: the same arguments give the same decision, nothing is thrown. */
 export function evaluate(request: AccessRequest, policies: PolicySet): Decision {
   const groups = groupsOf(request, policies);
-  const query = makeQuery(
+  const query = new Query(
     request,
     groups.some((g) => g.policyType === 'boundary'),
   );

@@ -19,25 +19,27 @@ export interface AccessRequest {
   readonly trustPolicy?: boolean | undefined;
 }
 
-/** A request with what every statement asks of it worked out once. */
-export interface Query {
+/** A request with what every statement asks of it worked out once, and only if one asks. */
+export class Query {
   readonly request: AccessRequest;
   readonly actionLower: string;
   readonly service: string;
-  readonly resourceParts: readonly string[] | undefined;
   /** The caller has a permissions boundary. */
   readonly bounded: boolean;
-}
+  #resourceParts: readonly string[] | 'none' | undefined;
 
-export function makeQuery(request: AccessRequest, bounded: boolean): Query {
-  const actionLower = request.action.toLowerCase();
-  return {
-    request,
-    actionLower,
-    service: actionLower.slice(0, Math.max(actionLower.indexOf(':'), 0)),
-    resourceParts: splitArn(request.resource),
-    bounded,
-  };
+  constructor(request: AccessRequest, bounded: boolean) {
+    this.request = request;
+    this.actionLower = request.action.toLowerCase();
+    this.service = this.actionLower.slice(0, Math.max(this.actionLower.indexOf(':'), 0));
+    this.bounded = bounded;
+  }
+
+  /** The six parts of the resource's ARN, undefined for `*`. */
+  get resourceParts(): readonly string[] | undefined {
+    this.#resourceParts ??= splitArn(this.request.resource) ?? 'none';
+    return this.#resourceParts === 'none' ? undefined : this.#resourceParts;
+  }
 }
 
 function matchFixed(fixed: readonly FixedPart[], parts: readonly string[]): boolean {
