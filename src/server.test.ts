@@ -194,6 +194,8 @@ describe('bad heads', () => {
     ['a long target', `GET /${'y'.repeat(100_000)} HTTP/1.1\r\n\r\n`, '431 Request Header Fields Too Large'],
     ['no HTTP', 'hello\r\n\r\n', '400 Bad Request'],
     ['no host', 'GET /healthz HTTP/1.1\r\n\r\n', '400 Bad Request'],
+    ['two hosts', 'GET /healthz HTTP/1.1\r\nHost: x\r\nhost: x\r\n\r\n', '400 Bad Request'],
+    ['a target of another host', 'GET http://y/healthz HTTP/1.1\r\nHost: x\r\n\r\n', '400 Bad Request'],
     ['a bad header name', 'GET / HTTP/1.1\r\nHost: x\r\nbad name: 1\r\n\r\n', '400 Bad Request'],
     [
       'two lengths',
@@ -213,6 +215,22 @@ describe('bad heads', () => {
       assert.match(heard, /\r\nConnection: close\r\n/i);
     });
   }
+
+  it('takes a target in absolute form', async () => {
+    for (const [target = '', status] of [
+      ['http://x/healthz', '200 OK'],
+      ['HTTP://X/healthz?a=b', '200 OK'],
+      ['http://x', '404 Not Found'],
+      ['http://x?Action=GetUser', '200 OK'],
+      ['ftp://x/healthz', '404 Not Found'],
+    ]) {
+      const heard = await converse(
+        running.server.port,
+        `GET ${target} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n`,
+      );
+      assert.equal(heard.split('\r\n', 1)[0], `HTTP/1.1 ${status}`, target);
+    }
+  });
 
   it('serves others all the while', async () => {
     assert.equal((await ask(running.server.port, { path: '/healthz' })).status, 200);

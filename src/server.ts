@@ -441,6 +441,7 @@ function kindOf({ door, path, method, request, announcesBody }: Exchange): Kind 
 
 function chooseDoor(exchange: Exchange, doors: Doors, traffic: Traffic): Door {
   const { path, method } = exchange;
+  if (!exchange.namesOneHost) return answerBadRequest;
   if (path.startsWith('/v2/') || path === '/v2') return enter(exchange, 'oci', doors.oci);
   if (path.startsWith(DOWNLOAD_PREFIX)) return enter(exchange, 'download', doors.download);
   if (path === '/events' || path.startsWith('/events/')) return enter(exchange, 'events', doors.events);
@@ -469,6 +470,11 @@ function isSignedOrAction(exchange: Exchange): boolean {
     /(^|&)(X-Amz-Algorithm|Action)=/.test(exchange.rawQuery) ||
     exchange.header('authorization')?.startsWith('AWS4-') === true
   );
+}
+
+async function answerBadRequest(exchange: Exchange): Promise<void> {
+  exchange.response.shouldKeepAlive = false;
+  exchange.send(400, { 'Content-Type': 'text/plain' }, 'A request names one host.\n');
 }
 
 async function answerHealth(exchange: Exchange): Promise<void> {

@@ -18,6 +18,8 @@ export interface ExchangeOptions {
  */
 const INLINE_BYTES_MAX = 16_384;
 
+const ABSOLUTE_FORM = /^https?:\/\/([^/?#]+)(.*)$/i;
+
 const NOTHING: readonly string[] = [];
 
 function latin1Of(bytes: Uint8Array): string {
@@ -60,6 +62,8 @@ export class Exchange {
   readonly bodies: BodyMemory | undefined;
   readonly #drainLimits: DrainLimits | undefined;
   #query: URLSearchParams | undefined;
+  /** of a target in absolute form */
+  #authority: string | undefined;
 
   constructor(request: IncomingMessage, response: ServerResponse, options: ExchangeOptions) {
     this.request = request;
@@ -69,10 +73,36 @@ export class Exchange {
     this.bodies = options.bodies;
     this.#drainLimits = options.drainLimits;
     this.method = request.method ?? 'GET';
-    const target = request.url ?? '/';
+    const target = this.#originForm(request.url ?? '/');
     const mark = target.indexOf('?');
     this.path = mark === -1 ? target : target.slice(0, mark);
     this.rawQuery = mark === -1 ? '' : target.slice(mark + 1);
+  }
+
+  /** A target as clients send it to servers; they send the absolute form to proxies, and every server has to take it (RFC 9112 §3.2.2). */
+  #originForm(target: string): string {
+    if (target.startsWith('/')) return target;
+    const [, authority, rest = ''] = ABSOLUTE_FORM.exec(target) ?? [];
+    if (authority === undefined) return target;
+    this.#authority = authority;
+    return rest.startsWith('/') ? rest : `/${rest}`;
+  }
+
+  /**
+   * Whether the head names one host: no second Host header, and none that differs from that of the target. WHY: what stands before
+   * this server may have gone by the other one (RFC 9112 §3.2).
+   */
+  get namesOneHost(): boolean {
+    const { rawHeaders } = this.request;
+    let hosts = 0;
+    for (let i = 0; i < rawHeaders.length; i += 2) {
+      const name = rawHeaders[i] as string;
+      if (name.length === 4 && name.toLowerCase() === 'host') hosts += 1;
+    }
+    return (
+      hosts <= 1 &&
+      (this.#authority === undefined || this.#authority.toLowerCase() === this.host.toLowerCase())
+    );
   }
 
   /** Notes what the request was refused with. */
