@@ -189,7 +189,7 @@ export class InFlight {
  * The streams being written let others have their turn after so many bytes together, each after not less than the second number.
  * WHY: from a fast client the event loop would read 2 MiB in one go, milliseconds in which nobody else is answered.
  */
-const TURN_BYTES = 1 << 20;
+const TURN_BYTES = 1 << 19;
 const TURN_BYTES_MIN = 1 << 17;
 
 /** A client that takes longer for a frame is slow: 2 MiB/s. */

@@ -144,6 +144,22 @@ describe('skopeo', { skip: missing('skopeo') }, () => {
     );
   });
 
+  test('compresses layers with zstd on the way in, and takes them back', async () => {
+    await createRepository(it.server, it.admin, 'team/zstd');
+    const target = `docker://${it.server.registry}/team/zstd:v1`;
+    const zstd = ['--dest-tls-verify=false', '--dest-compress-format', 'zstd'];
+    await skopeo('copy', ...zstd, `oci:${at('one')}:v1`, target);
+    const raw = await skopeo('inspect', '--raw', '--tls-verify=false', target);
+    const { layers } = JSON.parse(raw) as { layers: { mediaType: string; digest: string }[] };
+    assert.deepEqual(
+      layers.map(({ mediaType }) => mediaType),
+      image.layers.map(() => 'application/vnd.oci.image.layer.v1.tar+zstd'),
+    );
+    await skopeo('copy', '--src-tls-verify=false', target, `oci:${at('zstd-back')}:v1`);
+    const back = await blobsOf(at('zstd-back'));
+    for (const { digest } of layers) assert.ok(back.includes(digest.slice('sha256:'.length)), digest);
+  });
+
   test('list-tags, inspect', async () => {
     const listed = JSON.parse(await skopeo('list-tags', '--tls-verify=false', remote(''))) as {
       Tags: string[];

@@ -26,7 +26,7 @@ import {
   type Environment,
   type Place,
 } from './harness.ts';
-import { digestOf, makeImage, writeLayout } from './image.ts';
+import { digestOf, makeImage, makeIndex, writeLayout } from './image.ts';
 
 const tools = {
   crane: await goTool('crane'),
@@ -54,7 +54,8 @@ describe('over TLS', () => {
     environment = { ...place.environment, SSL_CERT_FILE: authorityFile(server.data) };
     for (const name of ['skopeo', 'podman', 'buildah', 'docker', 'containerd', 'crane', 'oras', 'regctl'])
       await createRepository(server, admin, `tls/${name}`);
-    for (const name of ['oras-copy', 'charts/demo']) await createRepository(server, admin, `tls/${name}`);
+    for (const name of ['indexes', 'oras-copy', 'charts/demo'])
+      await createRepository(server, admin, `tls/${name}`);
     await writeLayout(at('layout'), 'v1', image);
     // buildah insists on a file of logins, even without any in it
     await writeFile(environment['REGISTRY_AUTH_FILE'] ?? '', '{}');
@@ -106,6 +107,31 @@ describe('over TLS', () => {
     assert.deepEqual(await tagsIn('skopeo'), []);
   });
 
+  test('skopeo: an index with all its images, and layers in zstd', { skip: missing('skopeo') }, async () => {
+    const images = ['amd64', 'arm64'].map((name) => makeImage('tls index', [4000, 90_000], name));
+    const index = makeIndex(images);
+    await writeLayout(at('index'), 'v1', index);
+    const copy = ['skopeo', '--insecure-policy', 'copy'];
+    await type(['skopeo', 'login', ...loginArgs, server.registry], password);
+    await type([...copy, '--all', `oci:${at('index')}:v1`, `docker://${remote('indexes:v1')}`]);
+    await type([...copy, '--all', `docker://${remote('indexes:v1')}`, `oci:${at('index-back')}:v1`]);
+    assert.equal(await rootOf('index-back'), index.digest);
+    for (const { digest, layers } of images) {
+      for (const piece of [digest, ...layers.map((layer) => layer.digest)])
+        await readFile(at(`index-back/blobs/${piece.replace(':', '/')}`));
+    }
+    const zstd = ['--dest-compress-format', 'zstd'];
+    await type([...copy, ...zstd, `oci:${at('layout')}:v1`, `docker://${remote('indexes:zstd')}`]);
+    const raw = await type(['skopeo', 'inspect', '--raw', `docker://${remote('indexes:zstd')}`]);
+    const { layers } = JSON.parse(raw) as { layers: { mediaType: string }[] };
+    assert.deepEqual(
+      layers.map(({ mediaType }) => mediaType),
+      image.layers.map(() => 'application/vnd.oci.image.layer.v1.tar+zstd'),
+    );
+    await type([...copy, `docker://${remote('indexes:zstd')}`, `dir:${at('zstd-back')}`]);
+    assert.deepEqual(await tagsIn('indexes'), ['v1', 'zstd']);
+  });
+
   for (const program of ['podman', 'buildah'] as const) {
     test(program, { skip: missingDaemon(program) }, async () => {
       const directories = program === 'podman' ? ['root', 'runroot', 'tmpdir'] : ['root', 'runroot'];
@@ -123,7 +149,10 @@ describe('over TLS', () => {
       await type([...command, 'rmi', '--all', '--force']);
       await type([...command, 'pull', `docker://${remote(`${program}:v1`)}`]);
       assert.equal((await type(list)).trim(), image.config.digest);
-      assert.deepEqual(await tagsIn(program), ['v1']);
+      await type([...command, 'manifest', 'create', 'list']);
+      await type([...command, 'manifest', 'add', 'list', `docker://${remote(`${program}:v1`)}`]);
+      await type([...command, 'manifest', 'push', '--all', 'list', `docker://${remote(`${program}:list`)}`]);
+      assert.deepEqual(await tagsIn(program), ['list', 'v1']);
     });
   }
 
