@@ -250,6 +250,14 @@ for (const { what, pattern, where } of FORBIDDEN) {
   });
 }
 
+test('hooks around every test stay in a suite', () => {
+  violations(
+    globSync(['src/**/*.ts', 'test/**/*.ts'], { cwd: join(SRC, '..') })
+      // WHY: all files are run in one process, and what stands at the top of one runs around the tests of all.
+      .filter((path) => /^(?:beforeEach|afterEach)\(/m.test(readFileSync(join(SRC, '..', path), 'utf8'))),
+  );
+});
+
 test(`no file is longer than ${LINES_MAX} lines`, () => {
   violations(
     globSync(['src/**/*.ts', 'test/**/*.ts', 'scripts/*.ts', 'bench/*.ts'], { cwd: join(SRC, '..') })

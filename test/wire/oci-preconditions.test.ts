@@ -27,7 +27,7 @@ before(async () => {
 after(() => server.stop());
 
 /** A repository with image A under the tag `v1`. */
-beforeEach(async () => {
+async function prepare(): Promise<void> {
   name = `preconditions/${++repositories}`;
   await server.createRepository(name);
   await check(
@@ -36,7 +36,7 @@ beforeEach(async () => {
     { status: 201 },
   );
   await put('v1', A, {}, 201);
-});
+}
 
 type Headers = Readonly<Record<string, string>>;
 
@@ -75,6 +75,7 @@ const puts: [what: string, reference: string, headers: Headers, status: 201 | 41
 ];
 
 describe('PUT of a manifest under conditions', () => {
+  beforeEach(prepare);
   for (const [what, reference, headers, status] of puts) {
     it(`${what} (${Object.keys(headers).join(', ')}): ${status}`, async () => {
       const before = reference === 'v1' ? A : undefined;
@@ -138,6 +139,7 @@ describe('PUT of a manifest under conditions', () => {
 });
 
 describe('DELETE of a manifest under conditions', () => {
+  beforeEach(prepare);
   const cases: [reference: string, headers: Headers, status: 202 | 404 | 412][] = [
     ['v1', { 'If-Match': tagOf(A) }, 202],
     ['v1', { 'If-Match': '*' }, 202],
@@ -172,6 +174,7 @@ describe('DELETE of a manifest under conditions', () => {
 });
 
 describe('DELETE of a blob under conditions', () => {
+  beforeEach(prepare);
   it('412 when it is false, and the refusals there would be without', async () => {
     const blob = Buffer.from('a blob');
     const tag = tagOf(blob);
