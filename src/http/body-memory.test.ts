@@ -25,12 +25,12 @@ interface Bench {
 }
 
 const servers: Server[] = [];
-afterEach(() => {
+function closeServers(): void {
   for (const server of servers.splice(0)) {
     server.closeAllConnections();
     server.close();
   }
-});
+}
 
 async function listen(options: Partial<BodyMemoryOptions> = {}): Promise<Bench> {
   const memory = new BodyMemory({ ...OPTIONS, clock: () => performance.now(), ...options });
@@ -80,6 +80,8 @@ async function answerOf(socket: Socket): Promise<string> {
 }
 
 describe('memory of bodies', () => {
+  afterEach(closeServers);
+
   it('what finds no room waits unread, first come first served, and small bodies do not wait', async () => {
     const { memory, send, asked } = await listen();
     const first = send(60 * KIB, 1);

@@ -22,12 +22,12 @@ async function listen(
   return { server, port: (server.address() as AddressInfo).port };
 }
 
-afterEach(() => {
+function closeServers(): void {
   for (const server of servers.splice(0)) {
     server.closeAllConnections();
     server.close();
   }
-});
+}
 
 /** Sends raw text and collects what comes back until `until` matches, or until the server closes when it is undefined. */
 async function talk(socket: Socket, text: string, until?: RegExp): Promise<string> {
@@ -45,6 +45,8 @@ async function talk(socket: Socket, text: string, until?: RegExp): Promise<strin
 }
 
 describe('an answer', () => {
+  afterEach(closeServers);
+
   it('has an exact length and keeps headers given as a list', async () => {
     const { port } = await listen((exchange) => exchange.send(200, ['X-One', '1'], 'naïve'));
     const answer = await talk(connect(port), 'GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n');
@@ -114,6 +116,8 @@ describe('an answer', () => {
 });
 
 describe('a body', () => {
+  afterEach(closeServers);
+
   it('that stops arriving is cut, and its reader told', async () => {
     const outcome = Promise.withResolvers<unknown>();
     const { port } = await listen(async (exchange) => {
@@ -157,22 +161,26 @@ describe('a body', () => {
   });
 });
 
-it('an answer nobody reads is cut', async () => {
-  const gone = Promise.withResolvers<void>();
-  const { port } = await listen((exchange) => {
-    const { response } = exchange;
-    watchSending(response, 50);
-    response.on('close', gone.resolve);
-    const piece = Buffer.alloc(1_048_576);
-    const more = (): void => {
-      while (!response.destroyed && response.write(piece));
-    };
-    response.on('drain', more);
-    more();
+describe('a client', () => {
+  afterEach(closeServers);
+
+  it('that reads nothing of its answer is cut', async () => {
+    const gone = Promise.withResolvers<void>();
+    const { port } = await listen((exchange) => {
+      const { response } = exchange;
+      watchSending(response, 50);
+      response.on('close', gone.resolve);
+      const piece = Buffer.alloc(1_048_576);
+      const more = (): void => {
+        while (!response.destroyed && response.write(piece));
+      };
+      response.on('drain', more);
+      more();
+    });
+    const socket = connect(port);
+    socket.pause();
+    socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n');
+    await gone.promise;
+    socket.destroy();
   });
-  const socket = connect(port);
-  socket.pause();
-  socket.write('GET / HTTP/1.1\r\nHost: x\r\n\r\n');
-  await gone.promise;
-  socket.destroy();
 });
