@@ -25,6 +25,7 @@ export const LIMITS = {
   layerPartBodyBytesMax: 32 * 1_048_576,
   /** Body of an IAM or STS form (iam-sts.md §1.3). */
   formBodyBytesMax: 1_048_576,
+  /** The same without a signature: a web identity token and its request are far shorter, and anybody may send one. */
   unsignedFormBodyBytesMax: 65_536,
   /** Manifests of one answer of BatchGetImage or ListImageReferrers: they are in memory all at once, a hundred of 4 MiB would not fit. */
   manifestsAnswerBytesMax: 32 * 1_048_576,

@@ -141,7 +141,7 @@ const FLOODS: readonly Flood[] = [
   },
   {
     what: 'forms without end',
-    connections: 64,
+    connections: 128,
     request: () => ['POST', '/', 'Content-Type: application/x-www-form-urlencoded', ...claimed('iam')],
     status: 413,
     contentType: 'text/xml',
